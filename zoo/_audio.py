@@ -1,0 +1,226 @@
+"""Reading audio, and features of many utterances: sorted by length inside, in the caller's order outside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import AudioError, InputError, ZooError
+from zoo.models._family import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Item = str | os.PathLike[str] | Tensor | np.ndarray[Any, Any]
+
+MAX_SAMPLE_RATE = 768_000
+BATCH_SECONDS = 64.0
+WINDOW_BATCHES = 4  # utterances are sorted by length within this many batches' worth of audio
+WINDOW_ITEMS = 256
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """Features of one utterance.
+
+    Attributes:
+        index: position among the items given.
+        source: path of the file; None for a waveform.
+        hidden_states: one (T, D) tensor on the CPU for each of `layers`; empty when there is an error.
+        layers: index of each hidden state.
+        seconds: length of the audio; 0 when it could not be read.
+        error: why there are no features, in one sentence; None when there are.
+    """
+
+    index: int
+    source: str | None
+    hidden_states: tuple[Tensor, ...]
+    layers: tuple[int, ...]
+    seconds: float
+    error: str | None
+
+
+def extract(
+    model: Model,
+    items: Iterable[Item],
+    *,
+    layers: Sequence[int] | None = None,
+    sample_rate: int | None = None,
+    batch_seconds: float = BATCH_SECONDS,
+    progress: bool = True,
+) -> Iterator[Extraction]:
+    """Features of files or waveforms, in the order given, batched by length inside, in bounded memory.
+
+    An utterance that cannot be used (unreadable, stereo, not finite, too short) gives an `Extraction` with `error`;
+    the others go on.
+
+    Args:
+        model: any model of the zoo; it is run in eval mode without gradients.
+        items: audio files of any format that libsndfile reads, resampled to the model's rate; or 1-D floating-point
+            waveforms.
+        layers: which hidden states; None: all. Negatives count from the end, the order is kept.
+        sample_rate: Hz of the waveforms among the items; None: the model's. Others are resampled.
+        batch_seconds: audio in a batch, padding included; a longer utterance is a batch of its own.
+        progress: show a progress bar on stderr when it is a terminal.
+
+    Yields:
+        One `Extraction` per item.
+
+    Raises:
+        InputError: for layers, a sample rate or a batch size that cannot be.
+    """
+    if not batch_seconds > 0:
+        raise InputError(f"batch_seconds={batch_seconds!r} was asked for; give a positive number of seconds")
+    rate = model.sample_rate if sample_rate is None else sample_rate
+    _check_rate(rate, "sample_rate")
+    indices = model.layer_indices(layers)
+    return _extract(model, items, indices, rate, batch_seconds, progress)
+
+
+def _extract(
+    model: Model, items: Iterable[Item], layers: tuple[int, ...], rate: int, batch_seconds: float, progress: bool
+) -> Iterator[Extraction]:
+    from tqdm import tqdm
+
+    total = len(items) if isinstance(items, Sequence) else None
+    was_training = model.training
+    model.eval()
+    try:
+        with tqdm(total=total, unit="utt", desc="extract", disable=None if progress else True) as bar:
+            loaded = (_load(model, i, item, rate) for i, item in enumerate(items))
+            while window := _window(loaded, batch_seconds * WINDOW_BATCHES):
+                done: dict[int, Extraction] = {u.index: u for u in window if isinstance(u, Extraction)}
+                for batch in _batches([u for u in window if isinstance(u, _Utterance)], model, batch_seconds):
+                    for extraction in _run(model, batch, layers):
+                        done[extraction.index] = extraction
+                        bar.update()
+                bar.update(len(window) - sum(isinstance(u, _Utterance) for u in window))
+                yield from (done[index] for index in sorted(done))
+    finally:
+        model.train(was_training)
+
+
+@dataclass(frozen=True)
+class _Utterance:
+    index: int
+    source: str | None
+    waveform: Tensor
+    seconds: float
+
+
+def _load(model: Model, index: int, item: Item, rate: int) -> _Utterance | Extraction:
+    """The utterance at the model's rate, or the reason why it cannot be used."""
+    source = str(item) if isinstance(item, (str, os.PathLike)) else None
+    seconds = 0.0
+    try:
+        waveform, own_rate = (_array(item), rate) if source is None else read_audio(Path(source))
+        seconds = len(waveform) / own_rate
+        waveform = resample(waveform, own_rate, model.sample_rate)
+        if not torch.isfinite(waveform).all():
+            raise AudioError("it holds NaN or infinite samples; repair or leave out the recording")
+        if len(waveform) < model.min_samples:
+            raise AudioError(
+                f"it has {len(waveform)} samples at {model.sample_rate} Hz; this model needs at least "
+                f"min_samples = {model.min_samples}"
+            )
+    except ZooError as error:
+        what = source if source is not None else f"waveform {index}"
+        return Extraction(index, source, (), (), seconds, f"{what} cannot be used: {error}")
+    return _Utterance(index, source, waveform, seconds)
+
+
+def _window(
+    loaded: Iterator[_Utterance | Extraction], seconds: float
+) -> list[_Utterance | Extraction]:
+    """The next items, up to a bounded number and a bounded amount of audio."""
+    window: list[_Utterance | Extraction] = []
+    for item in islice(loaded, WINDOW_ITEMS):
+        window.append(item)
+        seconds -= item.seconds
+        if seconds <= 0:
+            break
+    return window
+
+
+def _batches(utterances: list[_Utterance], model: Model, batch_seconds: float) -> Iterator[list[_Utterance]]:
+    """Utterances of like length together, longest first; the padded size of a batch stays below `batch_seconds`."""
+    room = batch_seconds * model.sample_rate
+    batch: list[_Utterance] = []
+    for utterance in sorted(utterances, key=lambda u: len(u.waveform), reverse=True):
+        if batch and (len(batch) + 1) * len(batch[0].waveform) > room:
+            yield batch
+            batch = []
+        batch.append(utterance)
+    if batch:
+        yield batch
+
+
+@torch.no_grad()
+def _run(model: Model, batch: list[_Utterance], layers: tuple[int, ...]) -> list[Extraction]:
+    out = model([u.waveform for u in batch], layers=layers)
+    frames = out.lengths.tolist()
+    return [
+        Extraction(
+            u.index,
+            u.source,
+            tuple(state[i, : frames[i]].to("cpu", copy=True) for state in out.hidden_states),
+            out.layers,
+            u.seconds,
+            None,
+        )
+        for i, u in enumerate(batch)
+    ]
+
+
+def read_audio(path: Path) -> tuple[Tensor, int]:
+    """Mono audio of a file as fp32 in [-1, 1], and its sample rate in Hz.
+
+    Raises:
+        AudioError: when the file is missing, empty, stereo or of no format that libsndfile reads.
+    """
+    import soundfile
+
+    if not path.is_file():
+        raise AudioError("it is a folder" if path.is_dir() else "there is no such file")
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"it is no audio file that libsndfile reads ({error})") from None
+    if samples.shape[1] != 1:
+        raise AudioError(f"it has {samples.shape[1]} channels; mix it down to one first")
+    _check_rate(rate, "its sample rate")
+    return torch.from_numpy(samples[:, 0]), rate
+
+
+def resample(waveform: Tensor, rate: int, target: int) -> Tensor:
+    """Waveform (S,) at another rate, by soxr's high-quality band-limited interpolation."""
+    if rate == target:
+        return waveform
+    import soxr
+
+    return torch.from_numpy(soxr.resample(waveform.numpy(), rate, target, quality="HQ"))
+
+
+def _array(item: object) -> Tensor:
+    """A waveform given as an array or tensor, as (S,) fp32 on the CPU."""
+    try:
+        tensor = torch.as_tensor(item).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise AudioError(f"it is a {type(item).__name__}; give a path, an array or a tensor") from None
+    if tensor.dim() != 1:
+        raise AudioError(f"it has shape {tuple(tensor.shape)}; give one channel, shape (samples,)")
+    if not tensor.is_floating_point():
+        raise AudioError(f"it holds {tensor.dtype}; give floating point in [-1, 1]: divide 16-bit integers by 32768")
+    return tensor.float()
+
+
+def _check_rate(rate: object, name: str) -> None:
+    if not isinstance(rate, int) or isinstance(rate, bool) or not 0 < rate <= MAX_SAMPLE_RATE:
+        raise InputError(f"{name} is {rate!r}; it must be a whole number of Hz from 1 to {MAX_SAMPLE_RATE}")

@@ -1,0 +1,147 @@
+"""Building, loading and saving models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo import _native
+from zoo._registry import families, find
+from zoo.converters import open_conversion
+from zoo.converters._rows import Row, assign
+from zoo.errors import CheckpointError, ConfigError, InputError
+from zoo.models._family import Config, Heads, Model
+
+HEADS = "heads."
+
+
+def build(name: str, **overrides: Any) -> Model:
+    """The architecture of a registry name with random weights, in eval mode; nothing is downloaded.
+
+    Works under `torch.device("meta")`.
+
+    Args:
+        name: a registry name or alias.
+        overrides: fields of the configuration to change, such as `num_layers=2`.
+
+    Raises:
+        UnknownModelError: for an unknown name.
+        ConfigError: for an override that is no field or has no possible value.
+    """
+    family, preset = find(name)
+    return family.model(preset.config.from_dict({**preset.config.to_dict(), **overrides})).eval()
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    padding: str = "exact",
+    heads: bool = False,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    progress: bool = True,
+) -> Model:
+    """A model with the weights of a checkpoint, in eval mode.
+
+    Args:
+        name_or_path: a native file, or a checkpoint of another toolkit, which is converted in memory. What exists as
+            a path is a path; otherwise it is a registry name.
+        padding: "exact": an utterance in a batch gives what it gives alone; "reference": the numbers of the file's
+            own toolkit for the padded batch.
+        heads: also build the heads that the checkpoint has; a CTC head then gives `logits`.
+        device: where the model goes; None: the CPU.
+        dtype: of its parameters; None: fp32.
+        cache_dir: folder of downloaded files (this version downloads nothing).
+        local_files_only: never use the network (this version never does).
+        progress: show a progress bar while downloading (this version downloads nothing).
+
+    Raises:
+        UnknownModelError: when there is neither such a path nor such a name.
+        CheckpointError: when the file cannot be used.
+        InputError: for an unknown padding mode.
+    """
+    path = Path(name_or_path)
+    if not path.exists():
+        _explain_missing(str(name_or_path))
+    if path.is_file() and _native.is_safetensors(path):
+        model = _load_native(path, heads)
+    else:
+        with open_conversion(path) as conversion:
+            names = conversion.assignment.filled
+            model = _fill(conversion.reading.config, names, heads, conversion.load, conversion.provenance())
+    model.padding = padding
+    return model.to(device=device, dtype=dtype)
+
+
+def _explain_missing(name: str) -> None:
+    """Raise the error for something that does not exist as a path."""
+    if os.sep in name or Path(name).suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors"):
+        raise CheckpointError(f"{name} does not exist")
+    _, preset = find(name)
+    raise CheckpointError(
+        f"the weights of {name!r} are not on this machine, and this version of zoo does not download; "
+        f"fetch {preset.sources[0].url} and give the path of that file"
+    )
+
+
+def _load_native(path: Path, heads: bool) -> Model:
+    file = _native.NativeFile(path)
+    try:
+        name = file.config.get("family")
+        if name not in families():
+            raise ConfigError(f"it is of family {name!r}; known are {', '.join(families())}")
+        config = families()[name].config.from_dict(file.config)
+        shapes = {name: file.shape(name) for name in file.names}
+        assign([Row("{rest}", "{rest}")], [], shapes, families()[name].shapes(config))
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from None
+    return _fill(config, file.names, heads, file.load, file.provenance)
+
+
+def _fill(
+    config: Config,
+    names: Iterable[str],
+    heads: bool,
+    read: Callable[[str], Tensor],
+    provenance: Mapping[str, Any],
+) -> Model:
+    """A model whose parameters are the tensors read, floating point in fp32."""
+
+    def tensor(name: str) -> Tensor:
+        value = read(name)
+        return value.float() if value.is_floating_point() else value
+
+    with torch.device("meta"):
+        model = families()[config.family].model(config)
+    own = [name for name in names if not name.startswith(HEADS)]
+    model.load_state_dict({name: tensor(name) for name in own}, assign=True)
+    beside = [name for name in names if name.startswith(HEADS)]
+    if heads and beside:
+        model.heads = Heads({name.removeprefix(HEADS): tensor(name) for name in beside})
+    model.provenance = dict(provenance)
+    return model.eval()
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write a model as a native file; the same model gives the same bytes.
+
+    Heads are written when the model was loaded with them. The file appears whole or not at all.
+
+    Raises:
+        InputError: when the folder does not exist or the object is no model of the zoo.
+    """
+    target = Path(path)
+    if not isinstance(model, Model):
+        raise InputError(f"zoo.save takes a model of the zoo; found {type(model).__name__}")
+    if not target.parent.is_dir():
+        raise InputError(f"{target} cannot be written: the folder {target.parent} does not exist")
+    state = model.state_dict()
+    tensors = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
+    _native.write(target, tensors, state.__getitem__, model.config.to_dict(), model.provenance)

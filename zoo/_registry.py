@@ -1,0 +1,121 @@
+"""Names: families found in `zoo.models` and in installed packages, their presets and aliases."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any
+
+import zoo.models
+from zoo.errors import UnknownModelError
+from zoo.models._family import Config, Family, Preset, Source
+
+
+@lru_cache(maxsize=1)
+def families() -> dict[str, Family]:
+    """Every family by name: the files of `zoo.models`, then the entry points "zoo.families" of other packages."""
+    names = sorted(m.name for m in pkgutil.iter_modules(zoo.models.__path__) if not m.name.startswith("_"))
+    found: list[Family] = [importlib.import_module(f"zoo.models.{name}").FAMILY for name in names]
+    found += [point.load() for point in entry_points(group="zoo.families")]
+    return {family.name: family for family in found}
+
+
+@lru_cache(maxsize=1)
+def _presets() -> dict[str, tuple[Family, Preset]]:
+    """Every preset by name and by alias."""
+    table: dict[str, tuple[Family, Preset]] = {}
+    for family in families().values():
+        for preset in family.presets:
+            for name in (preset.name, *preset.aliases):
+                table[name] = (family, preset)
+    return table
+
+
+def find(name: str) -> tuple[Family, Preset]:
+    """The family and preset of a name or alias.
+
+    Raises:
+        UnknownModelError: with the nearest names.
+    """
+    if name not in _presets():
+        near = difflib.get_close_matches(name, _presets(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`python -m zoo list` prints every name"
+        raise UnknownModelError(f"there is no model named {name!r} and no such file; {hint}")
+    return _presets()[name]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that match a shell pattern, sorted; an alias is listed when the pattern is its exact spelling.
+
+    Args:
+        pattern: as in "*hubert*".
+    """
+    names = {preset.name for _, preset in _presets().values()} | ({pattern} & _presets().keys())
+    return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """One record about a released model.
+
+    Attributes:
+        parameters: of the encoder, without the mask embedding and without heads.
+        hop: samples from one frame to the next.
+        size, sha256: of the original file, where known from a citable source; otherwise None.
+        confirmed: False where the architecture is inferred from sibling models.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    family: str
+    parameters: int
+    layers: int
+    width: int
+    hop: int
+    sample_rate: int
+    data: str
+    licence: str
+    paper: str
+    sources: tuple[Source, ...]
+    size: int | None
+    sha256: str | None
+    confirmed: bool
+    notes: str
+    config: Config
+
+
+def info(name: str) -> ModelInfo:
+    """What is known about a model, by name or alias.
+
+    Raises:
+        UnknownModelError: with the nearest names.
+    """
+    family, preset = find(name)
+    config: Any = preset.config
+    hop = 1
+    for _, _, stride in config.conv_layers:
+        hop *= stride
+    return ModelInfo(
+        name=preset.name,
+        aliases=preset.aliases,
+        family=family.name,
+        parameters=preset.parameters,
+        layers=config.num_layers,
+        width=config.width,
+        hop=hop,
+        sample_rate=config.sample_rate,
+        data=preset.data,
+        licence=preset.licence,
+        paper=preset.paper,
+        sources=preset.sources,
+        size=None,
+        sha256=None,
+        confirmed=preset.confirmed,
+        notes=preset.notes,
+        config=config,
+    )

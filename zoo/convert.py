@@ -1,0 +1,138 @@
+"""`python -m zoo.convert SOURCE`: a checkpoint of another toolkit to a file of plain tensors, without running it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo import _native
+from zoo.converters import Conversion, open_conversion, sha256
+from zoo.errors import CheckpointError, InputError, ZooError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0: written (or shown); 1: refused, with one sentence on stderr; 2: usage.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m zoo.convert",
+        description="Convert a checkpoint of another toolkit to a native file, without running anything it contains.",
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="checkpoint file (fairseq, of any era)")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="OUT", help="default: SOURCE's stem + .safetensors in the current folder"
+    )
+    parser.add_argument("--to", choices=("zoo",), default="zoo", help="dialect to write")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of floating-point tensors in OUT")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--dry-run", action="store_true", help="show where every tensor goes and write nothing")
+    parser.add_argument("--inspect", action="store_true", help="show what SOURCE is, without loading tensors")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:
+        return 2 if stop.code else 0
+    try:
+        with open_conversion(args.source) as conversion:
+            if args.inspect:
+                _show(_inspection(conversion), args.json)
+            elif args.dry_run:
+                _show_keys(conversion, args.json)
+            else:
+                _show(_convert(conversion, args), args.json)
+    except (ZooError, OSError) as error:
+        print(f"zoo.convert: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _convert(conversion: Conversion, args: argparse.Namespace) -> dict[str, Any]:
+    source: Path = args.source
+    output: Path = args.output or Path(source.stem + ".safetensors")
+    if output.exists() and not args.force:
+        raise InputError(f"{output} exists already; choose another name with -o or replace it with --force")
+    if output.exists() and output.samefile(source):
+        raise InputError(f"{output} is the source itself; choose another name with -o")
+    if output.is_dir():
+        raise InputError(f"{output} is a folder; give the name of a file with -o")
+    if not output.parent.is_dir():
+        raise InputError(f"{output} cannot be written: the folder {output.parent} does not exist")
+    write(conversion, output, DTYPES[args.dtype])
+    return {
+        "output": str(output),
+        **_summary(conversion),
+        "dropped": conversion.assignment.dropped,
+    }
+
+
+def write(conversion: Conversion, output: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a native file; floating-point tensors are stored as `dtype`, one at a time in memory."""
+    tensors = {}
+    for name in conversion.assignment.filled:
+        tensor = conversion.tensor(name)
+        tensors[name] = (dtype if tensor.dtype.is_floating_point else tensor.dtype, tensor.shape)
+    config = conversion.reading.config.to_dict()
+    _native.write(output, tensors, conversion.load, config, conversion.provenance())
+
+
+def _summary(conversion: Conversion) -> dict[str, Any]:
+    names = list(conversion.assignment.filled)
+    encoder = sum(conversion.tensor(name).numel for name in names if not name.startswith("heads."))
+    return {
+        "dialect": conversion.dialect,
+        "family": conversion.reading.config.family,
+        "tensors": len(names),
+        "parameters": encoder,
+        "heads": sorted({name.split(".")[1] for name in names if name.startswith("heads.")}),
+    }
+
+
+def _inspection(conversion: Conversion) -> dict[str, Any]:
+    file = conversion.file
+    return {
+        "source": str(file.path),
+        "sha256": sha256(file.path),
+        "container": file.container,
+        **_summary(conversion),
+        "config": conversion.reading.config.to_dict(),
+        "classes": list(file.globals),
+    }
+
+
+def _show(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(record, indent=1))
+        return
+    for key, value in record.items():
+        if isinstance(value, dict):
+            print(f"{key}:" + ("" if value else " -"))
+            for name, item in value.items():
+                print(f"  {name}: {item}")
+        else:
+            print(f"{key}: {', '.join(map(str, value)) or '-' if isinstance(value, list) else value}")
+
+
+def _show_keys(conversion: Conversion, as_json: bool) -> None:
+    filled, dropped = conversion.assignment.filled, conversion.assignment.dropped
+    if as_json:
+        pairs = [{"source": source, "target": target} for target, source in filled.items()]
+        print(json.dumps({"tensors": pairs, "dropped": dropped}, indent=1))
+        return
+    for target, source in filled.items():
+        print(f"{source} -> {target} {list(conversion.tensor(target).shape)}")
+    for source, reason in dropped.items():
+        print(f"{source} dropped: {reason}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Key tables: rows from source keys to zoo keys, and the accounting that no key escapes.
+
+A template is a key with placeholders: `{n}` and `{m}` stand for a number, `{rest}` for anything, the others for the
+words in `PLACEHOLDERS`. A placeholder keeps its value from source to target, so a row can be read in both directions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from zoo.errors import CheckpointError
+
+PLACEHOLDERS = {
+    "n": r"\d{1,6}",
+    "m": r"\d{1,6}",
+    "wb": "weight|bias",
+    "bn": "weight|bias|running_mean|running_var|num_batches_tracked",
+    "qkvo": "q|k|v|out",
+    "rest": ".+",
+}
+SHOWN = 4  # keys named in a message before it says how many more there are
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a key table: where the tensors of a source go."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Source keys that are left behind, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass
+class Assignment:
+    """Which source key fills which target key, and which are left behind for which reason."""
+
+    filled: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=4096)
+def _pattern(template: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", template)
+    return re.compile(
+        "".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>{PLACEHOLDERS[p]})" for i, p in enumerate(parts))
+    )
+
+
+def assign(
+    rows: Iterable[Row],
+    drops: Iterable[Drop],
+    shapes: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+) -> Assignment:
+    """Match every source key with exactly one row or drop, and fill every expected key exactly once.
+
+    Args:
+        rows: where keys go; a target below `heads.` is free, any other must be expected.
+        drops: what is left behind.
+        shapes: source key -> shape.
+        expected: target key -> shape the model has.
+
+    Raises:
+        CheckpointError: naming the keys, when anything is unmatched, matched twice, missing or of another shape.
+    """
+    rows, drops = list(rows), list(drops)
+    result = Assignment()
+    unmatched: list[str] = []
+    ambiguous: list[str] = []
+    wrong: list[str] = []
+    for key, shape in shapes.items():
+        targets = [row.target.format(**m.groupdict()) for row in rows if (m := _pattern(row.source).fullmatch(key))]
+        reasons = [drop.reason for drop in drops if _pattern(drop.source).fullmatch(key)]
+        if len(targets) + len(reasons) > 1 or (targets and targets[0] in result.filled):
+            ambiguous.append(key)
+        elif reasons:
+            result.dropped[key] = reasons[0]
+        elif not targets or not (targets[0].startswith("heads.") or targets[0] in expected):
+            unmatched.append(key)
+        else:
+            result.filled[targets[0]] = key
+            if targets[0] in expected and shape != expected[targets[0]]:
+                wrong.append(f"{key} {list(shape)} instead of {list(expected[targets[0]])}")
+    missing = [key for key in expected if key not in result.filled]
+    problems = [
+        f"{what}: {_list(keys)}"
+        for what, keys in (
+            ("tensors that the configuration has no place for", unmatched),
+            ("tensors that match more than one place", ambiguous),
+            ("parameters that nothing fills", missing),
+            ("shapes that differ from the configuration", wrong),
+        )
+        if keys
+    ]
+    if problems:
+        raise CheckpointError("the tensors do not fit the configuration; " + "; ".join(problems))
+    return result
+
+
+def _list(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(keys[:SHOWN]) + more

@@ -1,0 +1,27 @@
+"""Exceptions that callers can catch: every one is a `ZooError` with one clear sentence."""
+
+from __future__ import annotations
+
+
+class ZooError(Exception):
+    """Base class of everything the zoo raises on purpose."""
+
+
+class CheckpointError(ZooError):
+    """A checkpoint cannot be read, recognised or converted."""
+
+
+class ConfigError(ZooError):
+    """A configuration names an unknown field or a value that no model can have."""
+
+
+class UnknownModelError(ZooError):
+    """No model has the name that was asked for."""
+
+
+class InputError(ZooError, ValueError):
+    """A waveform, a length or an option that a model cannot take."""
+
+
+class AudioError(ZooError):
+    """An audio file or array that cannot be used."""

@@ -1,0 +1,165 @@
+"""Convolutional parts: the waveform feature extractor and the positional convolutions.
+
+Shapes: B batch, S samples, C channels, T frames, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.layers.lengths import frame_count
+
+NORM_EPS = 1e-5
+
+
+class PerUtteranceGroupNorm(nn.GroupNorm):
+    """Group norm with one group a channel, whose statistics can be taken over each utterance's own frames.
+
+    With `frames=None` the statistics run over the whole time axis, padding included, as every reference does.
+    With `frames` they run over each utterance's valid frames, and the padded ones become zero.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, frames: Sequence[int] | None = None) -> Tensor:
+        """Normalise x (B, C, T) over time, per utterance."""
+        if frames is None:
+            return super().forward(x)
+        # One call an utterance: the arithmetic is that of the utterance alone, to the last bit.
+        alone = [super(PerUtteranceGroupNorm, self).forward(x[i : i + 1, :, :n]) for i, n in enumerate(frames)]
+        return torch.cat([F.pad(y, (0, x.shape[2] - y.shape[2])) for y in alone])
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer norm over the channels of (B, C, T): frame by frame, so padding cannot reach it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, frames: Sequence[int] | None = None) -> Tensor:
+        """Normalise x (B, C, T) over channels."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class NoNorm(nn.Module):
+    """Stands where a convolution block has no norm."""
+
+    def forward(self, x: Tensor, frames: Sequence[int] | None = None) -> Tensor:
+        """Return x unchanged."""
+        return x
+
+
+class ConvBlock(nn.Module):
+    """Convolution without padding, norm, GELU."""
+
+    def __init__(self, channels_in: int, channels: int, kernel: int, stride: int, bias: bool, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(channels_in, channels, kernel, stride, bias=bias)
+        self.layer_norm = norm
+
+    def forward(self, x: Tensor, frames: Sequence[int] | None) -> Tensor:
+        """(B, C, T) -> (B, C', T')."""
+        return F.gelu(self.layer_norm(self.conv(x), frames))
+
+
+class FeatureExtractor(nn.Module):
+    """Strided convolutions from the waveform to frames (wav2vec 2.0, https://arxiv.org/abs/2006.11477, section 2).
+
+    Args:
+        layers: (channels, kernel, stride) of each block.
+        norm: "group": group norm on block 0 only; "layer": layer norm on every block.
+        bias: whether the convolutions have a bias.
+    """
+
+    def __init__(self, layers: Sequence[tuple[int, int, int]], norm: str, bias: bool) -> None:
+        super().__init__()
+        self.kernels_and_strides = tuple((kernel, stride) for _, kernel, stride in layers)
+        blocks = []
+        channels_in = 1
+        for i, (channels, kernel, stride) in enumerate(layers):
+            block_norm: nn.Module = NoNorm()
+            if norm == "layer":
+                block_norm = ChannelLayerNorm(channels)
+            elif i == 0:
+                block_norm = PerUtteranceGroupNorm(channels)
+            blocks.append(ConvBlock(channels_in, channels, kernel, stride, bias, block_norm))
+            channels_in = channels
+        self.conv_layers = nn.ModuleList(blocks)
+
+    def forward(self, waveforms: Tensor, samples: Sequence[int] | None = None) -> Tensor:
+        """Frames of a batch.
+
+        Args:
+            waveforms: (B, S).
+            samples: valid samples of each utterance, for statistics over its own frames; None: over all frames.
+
+        Returns:
+            (B, T, C).
+        """
+        x = waveforms[:, None, :]
+        frames = samples
+        for block, kernel_and_stride in zip(self.conv_layers, self.kernels_and_strides):
+            if frames is not None:
+                frames = [frame_count(n, (kernel_and_stride,)) for n in frames]
+            x = block(x, frames)
+        return x.transpose(1, 2)
+
+
+class WeightNormConv1d(nn.Module):
+    """Grouped 1-D convolution, padded by half its kernel, with one weight-norm magnitude per kernel tap.
+
+    weight = weight_v * weight_g / ||weight_v||, the norm taken over output and input channels.
+    The parametrised names of torch.nn.utils.parametrizations differ; a checkpoint reader maps them.
+    """
+
+    def __init__(self, width: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.padding, self.groups = kernel // 2, groups
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))
+        self.weight_v = nn.Parameter(torch.empty(width, width // groups, kernel))
+        nn.init.normal_(self.weight_v, std=(4.0 / (kernel * width)) ** 0.5)
+        with torch.no_grad():
+            self.weight_g.copy_(torch.linalg.vector_norm(self.weight_v, dim=(0, 1), keepdim=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, T) -> (B, D, T or T + 1): an even kernel gives one frame too many."""
+        v = self.weight_v.float() if self.weight_v.dtype in (torch.float16, torch.bfloat16) else self.weight_v
+        weight = v * (self.weight_g.to(v.dtype) / torch.linalg.vector_norm(v, dim=(0, 1), keepdim=True))
+        return F.conv1d(x, weight.to(x.dtype), self.bias, padding=self.padding, groups=self.groups)
+
+
+class PositionalConv(nn.Module):
+    """Positional embedding by one weight-normalised convolution and a GELU."""
+
+    def __init__(self, width: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.conv = WeightNormConv1d(width, kernel, groups)
+
+    def forward(self, x: Tensor, padded: Tensor | None) -> Tensor:
+        """x (B, T, D), zero where padded -> (B, T, D) to be added to it."""
+        return F.gelu(self.conv(x.transpose(1, 2))[:, :, : x.shape[1]].transpose(1, 2))
+
+
+class BatchNormPositionalConv(nn.Module):
+    """Positional embedding by batch norm, one plain convolution and a GELU (HuBERT models trained in bfloat16).
+
+    Source: fairseq `wav2vec2.py`, `make_conv_pos` with `is_batch_norm` (3d262bb2, MIT).
+    """
+
+    def __init__(self, width: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.batch_norm = nn.BatchNorm1d(width)
+        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+
+    def forward(self, x: Tensor, padded: Tensor | None) -> Tensor:
+        """x (B, T, D) -> (B, T, D); `padded` (B, T) frames are zeroed again after the norm, which shifts zeros."""
+        y = self.batch_norm(x.transpose(1, 2))
+        if padded is not None:
+            y = y.masked_fill(padded[:, None, :], 0.0)
+        return F.gelu(self.conv(y)[:, :, : x.shape[1]].transpose(1, 2))

@@ -1,0 +1,283 @@
+"""What a family of models consists of: configuration, module, presets, and the keys its checkpoints use."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.errors import ConfigError, InputError
+
+C = TypeVar("C", bound="Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of the configurations: frozen, keyword-only, JSON in and out, unknown fields refused."""
+
+    family: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that JSON can hold, fields in the order of their definition."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
+        """Build from plain data.
+
+        Raises:
+            ConfigError: for an unknown, missing or ill-typed field.
+        """
+        hints = typing.get_type_hints(cls)
+        unknown = sorted(set(data) - set(hints))
+        if unknown:
+            raise ConfigError(f"configuration has fields that {cls.__name__} does not know: {', '.join(unknown)}")
+        values = {name: _typed(name, value, hints[name]) for name, value in data.items()}
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"configuration of {cls.__name__} is incomplete: {error}") from None
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the annotated type, or ConfigError; lists become tuples, whole numbers floats where those are due."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (hint,) = [a for a in args if a is not type(None)]
+        return _typed(name, value, hint)
+    if origin is typing.Literal:
+        if value in args:
+            return value
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_typed(name, v, args[0]) for v in value)
+        if len(args) == len(value):
+            return tuple(_typed(name, v, a) for v, a in zip(value, args))
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif hint in (bool, str) and isinstance(value, hint):
+        return value
+    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ConfigError(f"configuration field {name!r} cannot be {value!r}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint can be had.
+
+    `dialect` names the layout of the file; `url` is the full address, or "hf:org/repo" for a Hugging Face folder.
+    """
+
+    dialect: str
+    url: str
+
+
+SOURCE_CODES = {
+    "FB": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/wav2vec/"),
+    "FBS": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/speech_to_speech/s2st_finetuning/w2v2/"),
+    "FBH": ("fairseq", "https://dl.fbaipublicfiles.com/hubert/"),
+    "FBV": ("fairseq", "https://dl.fbaipublicfiles.com/voxpopuli/models/"),
+    "MMS": ("fairseq", "https://dl.fbaipublicfiles.com/mms/"),
+    "FAIRSEQ": ("fairseq", "https://"),
+    "S3": ("s3prl", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
+    "HF": ("huggingface", "hf:"),
+    "TA": ("torchaudio", "https://download.pytorch.org/torchaudio/models/"),
+}
+
+
+def sources(*short: str) -> tuple[Source, ...]:
+    """Sources from short forms "CODE:rest", in order of preference; the codes stand in `SOURCE_CODES`."""
+    pairs = [item.split(":", 1) for item in short]
+    return tuple(Source(SOURCE_CODES[code][0], SOURCE_CODES[code][1] + rest) for code, rest in pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A released checkpoint: its name and architecture, and where its weights come from.
+
+    `parameters` counts the encoder without the mask embedding and without heads, as the releasers do.
+    `confirmed` is False where the architecture follows from its siblings and no public code or card states it.
+    """
+
+    name: str
+    config: Config
+    parameters: int
+    data: str
+    licence: str
+    paper: str
+    sources: tuple[Source, ...]
+    aliases: tuple[str, ...] = ()
+    confirmed: bool = True
+    notes: str = ""
+
+
+def preset(
+    name: str,
+    config: Config,
+    data: str,
+    *where: str,
+    parameters: Mapping[Any, int],
+    paper: str,
+    licence: str = "MIT",
+    **more: Any,
+) -> Preset:
+    """A preset whose sources stand in short form and whose parameter count stands in a table by configuration."""
+    return Preset(
+        name=name,
+        config=config,
+        data=data,
+        sources=sources(*where),
+        parameters=parameters[config],
+        paper=paper,
+        licence=licence,
+        **more,
+    )
+
+
+class Heads(nn.Module):
+    """Tensors that a checkpoint has beside its encoder, under their dotted names, unchanged."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            module: nn.Module = self
+            *path, leaf = name.split(".")
+            for part in path:
+                if part not in module._modules:
+                    module.add_module(part, nn.Module())
+                module = module.get_submodule(part)
+            if tensor.is_floating_point():
+                module.register_parameter(leaf, nn.Parameter(tensor))
+            else:
+                module.register_buffer(leaf, tensor)
+
+    def ctc(self, x: Tensor) -> Tensor | None:
+        """Logits (B, T, V) of the encoder's output (B, T, D), or None when there is no CTC head."""
+        head = self._modules.get("ctc_proj")
+        return None if head is None else F.linear(x, head.weight, head.bias)
+
+
+class Model(nn.Module):
+    """Base of the models.
+
+    Attributes:
+        config: what the model was built from.
+        heads: what a checkpoint has beside its encoder, when asked for.
+        provenance: where the weights come from, JSON data; empty for random ones.
+    """
+
+    PADDING_MODES = ("exact", "reference")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.heads: Heads | None = None
+        self.provenance: dict[str, Any] = {}
+        self._padding = "exact"
+
+    @property
+    def padding(self) -> str:
+        """What a batch gives: "exact", each utterance what it gives alone; "reference", what the toolkit that wrote
+        the checkpoint gives for the padded batch.
+        """
+        return self._padding
+
+    @padding.setter
+    def padding(self, mode: str) -> None:
+        if mode not in self.PADDING_MODES:
+            raise InputError(f"padding={mode!r} was asked for; choose {' or '.join(self.PADDING_MODES)}")
+        self._padding = mode
+
+    @property
+    @abstractmethod
+    def num_layers(self) -> int:
+        """L: there are L + 1 hidden states."""
+
+    @property
+    @abstractmethod
+    def sample_rate(self) -> int:
+        """Samples per second that the model expects."""
+
+    @property
+    @abstractmethod
+    def hop_length(self) -> int:
+        """Samples from one frame to the next."""
+
+    @property
+    @abstractmethod
+    def min_samples(self) -> int:
+        """Fewest samples that give a frame."""
+
+    @abstractmethod
+    def frame_count(self, samples: int) -> int:
+        """Frames that an utterance of `samples` samples gives; 0 below `min_samples`."""
+
+    def layer_indices(self, layers: Sequence[int] | None) -> tuple[int, ...]:
+        """Indices of the hidden states asked for, 0 to L, negatives resolved; all of them for None.
+
+        Raises:
+            InputError: for an index out of range or an empty list.
+        """
+        top = self.num_layers
+        if layers is None:
+            return tuple(range(top + 1))
+        if isinstance(layers, int) or len(layers) == 0 or any(not -top - 1 <= i <= top for i in layers):
+            raise InputError(f"layers={layers!r} was asked for; give a list of indices from {-top - 1} to {top}")
+        return tuple(i if i >= 0 else i + top + 1 for i in layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of models.
+
+    Attributes:
+        name: as it stands in a configuration.
+        config: class of its configurations.
+        model: makes the module from a configuration.
+        presets: its released checkpoints.
+        names: dialect -> the names by which that dialect's own configurations call the family.
+        fixed: dialect -> configuration fields that the dialect fixes for this family.
+        rows: dialect -> (source key, zoo key) templates beside those that the dialect has for every family.
+    """
+
+    name: str
+    config: type[Config]
+    model: Callable[[Any], Model]
+    presets: tuple[Preset, ...]
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+
+    def shapes(self, config: Config) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of a model's parameters and buffers, without allocating them."""
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in self.model(config).state_dict().items()}
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What a model returns.
+
+    Attributes:
+        hidden_states: one (B, T, D) tensor for each of `layers`; index 0 is what enters the first layer, index L is
+            the encoder's output after its final norm. With `padding="exact"` padded frames are zero.
+        lengths: (B,) valid frames.
+        layers: index of each hidden state.
+        logits: (B, T, V) of a CTC head, when the model has one and its last layer was computed; otherwise None.
+    """
+
+    hidden_states: tuple[Tensor, ...]
+    lengths: Tensor
+    layers: tuple[int, ...]
+    logits: Tensor | None = None

@@ -1,0 +1,252 @@
+"""The encoder that the waveform families share: convolutional front end, positional convolution, transformer.
+
+Shapes: B batch, S samples, C conv channels, T frames, D width, L layers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, InputError
+from zoo.layers import lengths as lengths_
+from zoo.layers.attention import SelfAttention
+from zoo.layers.conv import NORM_EPS, BatchNormPositionalConv, FeatureExtractor, PositionalConv
+from zoo.layers.transformer import PostNormEncoder, PreNormEncoder
+from zoo.models._family import Config, EncoderOutput, Model
+
+STANDARD_CONV_LAYERS = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
+POSITIONAL_CONVS = {"weight": PositionalConv, "batch": BatchNormPositionalConv}
+LIMITS = {"num_layers": 512, "width": 65536, "ffn_width": 262144, "num_heads": 1024, "pos_conv_kernel": 4096}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechEncoderConfig(Config):
+    """Architecture and input treatment of a waveform encoder; the defaults are wav2vec 2.0 base.
+
+    Attributes:
+        conv_layers: (channels, kernel, stride) of each convolution of the front end.
+        extractor_norm: "group": group norm on the first block; "layer": layer norm on every block.
+        conv_bias: whether the front end's convolutions have a bias.
+        num_layers, width, ffn_width, num_heads: transformer depth L, width D, feed-forward width, heads H.
+        norm_first: pre-norm blocks with the encoder's norm at the end, or post-norm with it before the first block.
+        pos_conv_kernel, pos_conv_groups: the positional convolution.
+        pos_conv_norm: "weight": weight-normalised; "batch": batch norm before a plain convolution.
+        normalize, normalize_eps: zero mean and unit variance per utterance, and what is added to the variance.
+        padding_rule: how the reference turns the sample mask into frames: "length" (convolution length formula) or
+            "reshape" (the sample mask is reshaped to frames).
+        sample_rate: Hz.
+        dropout, attention_dropout, activation_dropout, input_dropout: in training mode only.
+        symbols: what the outputs of a CTC head stand for, when known.
+    """
+
+    conv_layers: tuple[tuple[int, int, int], ...] = STANDARD_CONV_LAYERS
+    extractor_norm: Literal["group", "layer"] = "group"
+    conv_bias: bool = False
+    num_layers: int = 12
+    width: int = 768
+    ffn_width: int = 3072
+    num_heads: int = 12
+    norm_first: bool = False
+    pos_conv_kernel: int = 128
+    pos_conv_groups: int = 16
+    pos_conv_norm: Literal["weight", "batch"] = "weight"
+    normalize: bool = False
+    normalize_eps: float = 1e-5
+    padding_rule: Literal["length", "reshape"] = "length"
+    sample_rate: int = 16000
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    input_dropout: float = 0.1
+    symbols: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can be built from."""
+        for name, limit in LIMITS.items():
+            value = getattr(self, name)
+            if not 1 <= value <= limit:
+                raise ConfigError(f"configuration field {name!r} is {value}; it must lie between 1 and {limit}")
+        for name, divisor in (("num_heads", self.num_heads), ("pos_conv_groups", self.pos_conv_groups)):
+            if divisor < 1 or self.width % divisor:
+                raise ConfigError(f"width {self.width} cannot be divided by {name} {divisor}")
+        if not 1 <= len(self.conv_layers) <= 64 or any(
+            not (1 <= c <= 65536 and 1 <= k <= 4096 and 1 <= s <= 4096) for c, k, s in self.conv_layers
+        ):
+            raise ConfigError(f"conv_layers {self.conv_layers!r} is not a list of (channels, kernel, stride) in bounds")
+
+
+class FeatureProjection(nn.Module):
+    """Layer norm of the front end's frames and a linear map to the encoder's width."""
+
+    def __init__(self, channels: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.projection = nn.Linear(channels, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, D)."""
+        return self.dropout(self.projection(self.layer_norm(x)))
+
+
+class SpeechEncoder(Model):
+    """Waveforms to hidden states."""
+
+    def __init__(self, config: SpeechEncoderConfig) -> None:
+        super().__init__(config)
+        self.config: SpeechEncoderConfig = config
+        self.kernels_and_strides = tuple((kernel, stride) for _, kernel, stride in config.conv_layers)
+        self.masked_spec_embed = nn.Parameter(torch.empty(config.width).uniform_())
+        self.feature_extractor = FeatureExtractor(config.conv_layers, config.extractor_norm, config.conv_bias)
+        self.feature_projection = FeatureProjection(config.conv_layers[-1][0], config.width, config.input_dropout)
+        encoder_type = PreNormEncoder if config.norm_first else PostNormEncoder
+        self.encoder = encoder_type(
+            width=config.width,
+            inner=config.ffn_width,
+            layers=config.num_layers,
+            dropout=config.dropout,
+            activation_dropout=config.activation_dropout,
+            pos_conv=POSITIONAL_CONVS[config.pos_conv_norm](
+                config.width, config.pos_conv_kernel, config.pos_conv_groups
+            ),
+            attention=lambda: SelfAttention(config.width, config.num_heads, config.attention_dropout),
+        )
+
+    @property
+    def num_layers(self) -> int:
+        """L: there are L + 1 hidden states."""
+        return self.config.num_layers
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second that the model expects."""
+        return self.config.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples from one frame to the next."""
+        hop = 1
+        for _, stride in self.kernels_and_strides:
+            hop *= stride
+        return hop
+
+    @property
+    def min_samples(self) -> int:
+        """Fewest samples that give a frame."""
+        return lengths_.min_samples(self.kernels_and_strides)
+
+    def frame_count(self, samples: int) -> int:
+        """Frames that an utterance of `samples` samples gives; 0 below `min_samples`."""
+        return lengths_.frame_count(samples, self.kernels_and_strides)
+
+    def forward(
+        self,
+        waveforms: Tensor | Sequence[Tensor],
+        lengths: Tensor | Sequence[int] | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+    ) -> EncoderOutput:
+        """Hidden states of a batch of utterances.
+
+        Args:
+            waveforms: (B, S) floating point at `sample_rate`, or a list of 1-D tensors. Any floating dtype and device
+                is brought to the model's.
+            lengths: (B,) samples of each utterance; None: all of S. With `padding="exact"` nothing beyond them is
+                ever looked at.
+            layers: which hidden states to return, 0 to L, negatives from the end; None: all. Nothing above the
+                highest one is computed.
+
+        Returns:
+            EncoderOutput.
+
+        Raises:
+            InputError: for waveforms, lengths or layers that the model cannot take.
+        """
+        wanted = self.layer_indices(layers)
+        waveforms, samples = self._batch(waveforms, lengths)
+        exact = self.padding == "exact"
+        if exact:
+            waveforms = waveforms[:, : max(samples)]
+        size = waveforms.shape[1]
+        valid = torch.tensor(samples, device=waveforms.device)
+        padded = any(n < size for n in samples)
+
+        x = self._prepare(waveforms, valid, padded)
+        x = self.feature_extractor(x, samples if exact and padded else None)
+        frames = torch.tensor([self.frame_count(n) for n in samples], device=x.device)
+        mask = self._frame_mask(valid, frames, size, x.shape[1], exact) if padded else None
+
+        x = self.feature_projection(x)
+        if mask is not None:
+            x = x.masked_fill(mask[:, :, None], 0.0)
+        states = self.encoder(x, mask, exact, frozenset(wanted))
+        if exact and mask is not None:
+            states = {i: state.masked_fill(mask[:, :, None], 0.0) for i, state in states.items()}
+        last = states.get(self.num_layers)
+        logits = self.heads.ctc(last) if self.heads is not None and last is not None else None
+        return EncoderOutput(tuple(states[i] for i in wanted), frames, wanted, logits)
+
+    def _batch(
+        self, waveforms: Tensor | Sequence[Tensor], lengths: Tensor | Sequence[int] | None
+    ) -> tuple[Tensor, list[int]]:
+        """Checked (B, S) waveforms, on the model's device, and the samples of each."""
+        if not isinstance(waveforms, Tensor):
+            if lengths is not None:
+                raise InputError("lengths were given beside a list of waveforms; a list carries its own lengths")
+            items = list(waveforms)
+            bad = [i for i, w in enumerate(items) if not isinstance(w, Tensor) or w.dim() != 1]
+            if not items or bad:
+                found = "an empty list" if not items else f"something else at index {bad[0]}"
+                raise InputError(f"a list of waveforms must hold 1-D tensors, one per utterance; found {found}")
+            lengths = [len(w) for w in items]
+            waveforms = nn.utils.rnn.pad_sequence(items, batch_first=True)
+        if waveforms.dim() != 2 or waveforms.shape[0] == 0:
+            raise InputError(f"waveforms must have shape (batch, samples); found {tuple(waveforms.shape)}")
+        if not waveforms.is_floating_point():
+            raise InputError(
+                f"waveforms must be floating point in [-1, 1]; found {waveforms.dtype}: divide 16-bit integers by 32768"
+            )
+        batch, size = waveforms.shape
+        samples = [size] * batch if lengths is None else _integers(lengths)
+        if len(samples) != batch:
+            raise InputError(f"lengths must have one entry per waveform; found {len(samples)} for {batch} waveforms")
+        for i, n in enumerate(samples):
+            if n > size:
+                raise InputError(f"lengths[{i}] is {n}, but the batch is only {size} samples long")
+            if n < self.min_samples:
+                raise InputError(
+                    f"waveform {i} has {n} samples; this model needs at least min_samples = {self.min_samples}"
+                )
+        return waveforms.to(self.masked_spec_embed.device), samples
+
+    def _prepare(self, waveforms: Tensor, lengths: Tensor, padded: bool) -> Tensor:
+        """Zero the padding, normalise where the checkpoint wants it (in fp32 at least), cast to the model's dtype."""
+        dtype = self.masked_spec_embed.dtype
+        mask = lengths_.padding_mask(lengths, waveforms.shape[1]) if padded else None
+        x = waveforms.to(torch.promote_types(dtype, torch.float32)) if self.config.normalize else waveforms
+        if mask is not None:
+            x = x.masked_fill(mask, 0.0)
+        if self.config.normalize:
+            x = lengths_.normalise_waveforms(x, lengths, self.config.normalize_eps, mask)
+        return x.to(dtype)
+
+    def _frame_mask(self, samples: Tensor, frames: Tensor, size: int, total: int, exact: bool) -> Tensor:
+        """(B, T) mask of padded frames, by the reference's rule where its numbers are wanted."""
+        if not exact and self.config.padding_rule == "reshape":
+            return lengths_.reshaped_padding_mask(samples, size, total)
+        return lengths_.padding_mask(frames, total)
+
+
+def _integers(lengths: Tensor | Sequence[int]) -> list[int]:
+    """Lengths as plain integers."""
+    if isinstance(lengths, Tensor) and (lengths.dim() != 1 or lengths.is_floating_point() or lengths.is_complex()):
+        raise InputError(f"lengths must be a 1-D tensor of integers; found {lengths.dtype}, {tuple(lengths.shape)}")
+    try:
+        return [int(n) for n in lengths]
+    except (TypeError, ValueError):
+        raise InputError(f"lengths must be integers, one per waveform; found {lengths!r}") from None

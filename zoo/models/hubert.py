@@ -1,0 +1,105 @@
+"""HuBERT and what shares its architecture: mHuBERT, ContentVec, robust and Fisher variants, fine-tuned models.
+
+Paper: https://arxiv.org/abs/2106.07447. Upstream: fairseq `fairseq/models/hubert/hubert.py` (3d262bb2, MIT).
+The encoder is wav2vec 2.0's without convolution biases; the frame mask of a padded batch is made by reshaping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from zoo.models._family import Family, preset
+from zoo.models._speech_encoder import SpeechEncoder, SpeechEncoderConfig
+
+BASE = SpeechEncoderConfig(family="hubert", padding_rule="reshape")
+LARGE = replace(
+    BASE,
+    extractor_norm="layer",
+    num_layers=24,
+    width=1024,
+    ffn_width=4096,
+    num_heads=16,
+    norm_first=True,
+    normalize=True,
+    dropout=0.0,
+    attention_dropout=0.0,
+    input_dropout=0.0,
+)
+XLARGE = replace(LARGE, num_layers=48, width=1280, ffn_width=5120)
+
+PARAMETERS = {BASE: 94_370_944, LARGE: 315_434_112, XLARGE: 962_492_544}
+HUBERT = "https://arxiv.org/abs/2106.07447"
+
+
+_preset = partial(preset, parameters=PARAMETERS, paper=HUBERT)
+
+PRESETS = (
+    _preset(
+        "hubert_base", BASE, "LibriSpeech 960 h, second iteration", "FBH:hubert_base_ls960.pt",
+        "S3:hubert_base_ls960.pt", "HF:facebook/hubert-base-ls960", "TA:hubert_fairseq_base_ls960.pth",
+        aliases=("hubert", "hubert_base_ls960"),
+    ),
+    _preset(
+        "hubert_large_ll60k", LARGE, "Libri-Light 60 kh", "FBH:hubert_large_ll60k.pt", "S3:hubert_large_ll60k.pt",
+        "HF:facebook/hubert-large-ll60k", "TA:hubert_fairseq_large_ll60k.pth",
+    ),
+    _preset(
+        "hubert_xlarge_ll60k", XLARGE, "Libri-Light 60 kh", "FBH:hubert_xtralarge_ll60k.pt",
+        "HF:facebook/hubert-xlarge-ll60k", "TA:hubert_fairseq_xlarge_ll60k.pth",
+    ),
+    _preset(
+        "hubert_large_ft_960h", LARGE, "Libri-Light 60 kh, CTC on LibriSpeech 960 h",
+        "FBH:hubert_large_ll60k_finetune_ls960.pt", "HF:facebook/hubert-large-ls960-ft",
+        "TA:hubert_fairseq_large_ll60k_asr_ls960.pth",
+    ),
+    _preset(
+        "hubert_xlarge_ft_960h", XLARGE, "Libri-Light 60 kh, CTC on LibriSpeech 960 h",
+        "FBH:hubert_xtralarge_ll60k_finetune_ls960.pt", "HF:facebook/hubert-xlarge-ls960-ft",
+        "TA:hubert_fairseq_xlarge_ll60k_asr_ls960.pth",
+    ),
+    _preset(
+        "mhubert_base_vp_en_es_fr_it3", BASE, "VoxPopuli English, Spanish, French; third iteration",
+        "FBH:mhubert_base_vp_en_es_fr_it3.pt", "S3:mhubert_base_vp_en_es_fr_it3.pt",
+        paper="https://arxiv.org/abs/2112.08352", confirmed=False,
+    ),
+    _preset(
+        "contentvec_km100", BASE, "LibriSpeech 960 h, speakers disentangled, 100 clusters", "S3:contentvec_km100.pt",
+        paper="https://arxiv.org/abs/2204.09224", aliases=("contentvec",),
+    ),
+    _preset(
+        "contentvec_km500", BASE, "LibriSpeech 960 h, speakers disentangled, 500 clusters", "S3:contentvec_km500.pt",
+        paper="https://arxiv.org/abs/2204.09224",
+    ),
+    _preset(
+        "hubert_base_robust_mgr", BASE, "LibriSpeech 960 h with MUSAN, Gaussian noise and reverberation",
+        "FAIRSEQ:huggingface.co/kphuang68/HuBERT_base_robust_mgr/resolve/main/"
+        "HuBERT_base_robust_mgr_best_loss_2.7821.pt",
+        "S3:HuBERT_base_robust_mgr_best_loss_2.7821.pt", licence="NOASSERTION",
+        paper="https://arxiv.org/abs/2203.16104", confirmed=False, notes="the releaser states no licence",
+    ),
+    _preset(
+        "hubert_fisher", BASE, "Fisher, third iteration",
+        "FAIRSEQ:dl.fbaipublicfiles.com/textless_nlp/dgslm/checkpoints/hubert/hubert_fisher.pt",
+        paper="https://arxiv.org/abs/2203.16502", confirmed=False,
+    ),
+    _preset(
+        "mhubert_147", BASE, "90 kh, 147 languages", "HF:utter-project/mHuBERT-147",
+        paper="https://arxiv.org/abs/2406.06371", licence="CC-BY-NC-SA-4.0", confirmed=False,
+    ),
+    _preset(
+        "ms_hubert", BASE, "LibriSpeech 960 h", "FAIRSEQ:huggingface.co/s3prl/MS-HuBERT/resolve/main/iter3.pt",
+        licence="NOASSERTION", paper="https://arxiv.org/abs/2406.05661", confirmed=False,
+        notes="the file is in s3prl's converted layout; the releaser states no licence",
+    ),
+)  # fmt: skip
+
+FAMILY = Family(
+    name="hubert",
+    config=SpeechEncoderConfig,
+    model=SpeechEncoder,
+    presets=PRESETS,
+    names={"fairseq": ("hubert", "hubert_ctc", "hubert_pretraining")},
+    fixed={"fairseq": {"padding_rule": "reshape"}},
+    rows={"fairseq": (("label_embs_concat", "heads.label_embs_concat"),)},
+)
