@@ -1,9 +1,9 @@
 """Self-supervised speech models in pure PyTorch, numerically held to their reference implementations.
 
-    import zoo
-    model = zoo.load("hubert_base.pt")          # a registry name, a native file or another toolkit's checkpoint
-    out = model(waveforms, lengths)             # (B, S) at model.sample_rate, (B,) samples
-    out.hidden_states                           # L + 1 tensors (B, T, D)
+import zoo
+model = zoo.load("hubert_base.pt")          # a registry name, a native file or another toolkit's checkpoint
+out = model(waveforms, lengths)             # (B, S) at model.sample_rate, (B,) samples
+out.hidden_states                           # L + 1 tensors (B, T, D)
 """
 
 from __future__ import annotations

@@ -136,9 +136,7 @@ def _load(model: Model, index: int, item: Item, rate: int) -> _Utterance | Extra
     return _Utterance(index, source, waveform, seconds)
 
 
-def _window(
-    loaded: Iterator[_Utterance | Extraction], seconds: float
-) -> list[_Utterance | Extraction]:
+def _window(loaded: Iterator[_Utterance | Extraction], seconds: float) -> list[_Utterance | Extraction]:
     """The next items, up to a bounded number and a bounded amount of audio."""
     window: list[_Utterance | Extraction] = []
     for item in islice(loaded, WINDOW_ITEMS):

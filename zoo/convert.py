@@ -13,7 +13,7 @@ import torch
 
 from zoo import _native
 from zoo.converters import Conversion, open_conversion, sha256
-from zoo.errors import CheckpointError, InputError, ZooError
+from zoo.errors import InputError, ZooError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

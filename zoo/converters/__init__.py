@@ -1,4 +1,4 @@
-"""Checkpoints of other toolkits, read without running anything they contain: one file a dialect, exporting `DIALECT`."""
+"""Checkpoints of other toolkits, read without running them: one file a dialect, exporting one constant `DIALECT`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ class Conversion:
 
     def provenance(self) -> dict[str, Any]:
         """Where the tensors come from, as JSON data that is the same for the same file."""
-        dtypes = {str(t.dtype).removeprefix("torch.") for t in self.reading.tensors.values() if t.dtype.is_floating_point}
+        dtypes = {
+            str(t.dtype).removeprefix("torch.") for t in self.reading.tensors.values() if t.dtype.is_floating_point
+        }
         return {
             "dialect": self.dialect,
             "sha256": sha256(self.file.path),

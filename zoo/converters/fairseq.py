@@ -1,5 +1,6 @@
-"""Checkpoints that fairseq writes, of every era: Namespace, omegaconf DictConfig, plain dict with or without references.
+"""Checkpoints that fairseq writes, of every era.
 
+The configuration is an argparse Namespace, an omegaconf DictConfig, or a plain dict with or without references.
 Pre-trained models and CTC models fine-tuned from them. Facts from fairseq `checkpoint_utils.py`, `wav2vec2.py`,
 `wav2vec2_asr.py`, `hubert.py`, `hubert_asr.py` (3d262bb2, MIT) and their history.
 """
@@ -84,7 +85,7 @@ def read(file: TorchFile) -> Reading:
     Raises:
         CheckpointError: when its configuration is missing, contradictory, or of a model that is not supported.
     """
-    root: Mapping[str, Any] = file.root  # type: ignore[assignment]
+    root: Mapping[str, Any] = file.root
     outer = _sections(root["cfg"] if isinstance(root.get("cfg"), Mapping) else root["args"])
     inner, nested = outer, any(key.startswith(NESTED) for key in root["model"])
     if nested:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def frame_count(samples: int, kernels_and_strides: Iterable[tuple[int, int]]) -> int:
@@ -43,21 +44,20 @@ def reshaped_padding_mask(lengths: Tensor, samples: int, frames: int) -> Tensor:
     return starts[None, :] >= lengths[:, None]
 
 
-def normalise_waveforms(waveforms: Tensor, lengths: Tensor, eps: float, padded: Tensor | None) -> Tensor:
+def normalise_waveforms(waveforms: Tensor, samples: Sequence[int], eps: float) -> Tensor:
     """Zero mean and unit (biased) variance per utterance over its true length.
 
     Args:
         waveforms: (B, S), zero in the padding.
-        lengths: (B,) samples.
+        samples: true length of each utterance.
         eps: added to the variance.
-        padded: (B, S) mask, True in the padding, or None when nothing is padded.
 
     Returns:
         (B, S), zero in the padding.
     """
-    count = lengths[:, None].to(waveforms.dtype)
-    centred = waveforms - waveforms.sum(1, keepdim=True) / count
-    if padded is not None:
-        centred = centred.masked_fill(padded, 0.0)
-    variance = centred.square().sum(1, keepdim=True) / count
-    return centred * torch.rsqrt(variance + eps)
+    size = waveforms.shape[1]
+    if all(n == size for n in samples):
+        return F.layer_norm(waveforms, (size,), eps=eps)
+    # One call an utterance: the arithmetic is that of the utterance alone, to the last bit.
+    alone = [F.layer_norm(waveform[:n], (n,), eps=eps) for waveform, n in zip(waveforms, samples)]
+    return torch.stack([F.pad(x, (0, size - len(x))) for x in alone])

@@ -63,11 +63,9 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
             return tuple(_typed(name, v, args[0]) for v in value)
         if len(args) == len(value):
             return tuple(_typed(name, v, a) for v, a in zip(value, args))
-    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif hint is float and type(value) in (int, float):
         return float(value)
-    elif hint in (bool, str) and isinstance(value, hint):
-        return value
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
+    elif hint in (bool, int, str) and type(value) is hint:
         return value
     raise ConfigError(f"configuration field {name!r} cannot be {value!r}")
 
@@ -164,8 +162,8 @@ class Heads(nn.Module):
 
     def ctc(self, x: Tensor) -> Tensor | None:
         """Logits (B, T, V) of the encoder's output (B, T, D), or None when there is no CTC head."""
-        head = self._modules.get("ctc_proj")
-        return None if head is None else F.linear(x, head.weight, head.bias)
+        head = dict(self.named_parameters())
+        return F.linear(x, head["ctc_proj.weight"], head.get("ctc_proj.bias")) if "ctc_proj.weight" in head else None
 
 
 class Model(nn.Module):
@@ -188,8 +186,10 @@ class Model(nn.Module):
 
     @property
     def padding(self) -> str:
-        """What a batch gives: "exact", each utterance what it gives alone; "reference", what the toolkit that wrote
-        the checkpoint gives for the padded batch.
+        """What a batch gives.
+
+        "exact": each utterance what it gives alone; "reference": what the toolkit that wrote the checkpoint gives
+        for the padded batch.
         """
         return self._padding
 

@@ -176,7 +176,7 @@ class SpeechEncoder(Model):
         valid = torch.tensor(samples, device=waveforms.device)
         padded = any(n < size for n in samples)
 
-        x = self._prepare(waveforms, valid, padded)
+        x = self._prepare(waveforms, samples, valid if padded else None)
         x = self.feature_extractor(x, samples if exact and padded else None)
         frames = torch.tensor([self.frame_count(n) for n in samples], device=x.device)
         mask = self._frame_mask(valid, frames, size, x.shape[1], exact) if padded else None
@@ -224,16 +224,15 @@ class SpeechEncoder(Model):
                 )
         return waveforms.to(self.masked_spec_embed.device), samples
 
-    def _prepare(self, waveforms: Tensor, lengths: Tensor, padded: bool) -> Tensor:
-        """Zero the padding, normalise where the checkpoint wants it (in fp32 at least), cast to the model's dtype."""
+    def _prepare(self, waveforms: Tensor, samples: Sequence[int], lengths: Tensor | None) -> Tensor:
+        """Zero the padding beyond `lengths`, normalise if the checkpoint wants it (in fp32 at least), cast."""
         dtype = self.masked_spec_embed.dtype
-        mask = lengths_.padding_mask(lengths, waveforms.shape[1]) if padded else None
-        x = waveforms.to(torch.promote_types(dtype, torch.float32)) if self.config.normalize else waveforms
-        if mask is not None:
-            x = x.masked_fill(mask, 0.0)
+        if lengths is not None:
+            waveforms = waveforms.masked_fill(lengths_.padding_mask(lengths, waveforms.shape[1]), 0.0)
         if self.config.normalize:
-            x = lengths_.normalise_waveforms(x, lengths, self.config.normalize_eps, mask)
-        return x.to(dtype)
+            waveforms = waveforms.to(torch.promote_types(dtype, torch.float32))
+            waveforms = lengths_.normalise_waveforms(waveforms, samples, self.config.normalize_eps)
+        return waveforms.to(dtype)
 
     def _frame_mask(self, samples: Tensor, frames: Tensor, size: int, total: int, exact: bool) -> Tensor:
         """(B, T) mask of padded frames, by the reference's rule where its numbers are wanted."""
