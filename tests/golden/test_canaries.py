@@ -1,0 +1,224 @@
+"""Planted bugs that the comparison must catch: each canary breaks a model in one way, and the golden case must fail.
+
+A canary that passes means that the suite has gone blind to that bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import zoo
+from tests.golden.compare import Case, compare
+from zoo.layers import attention, conv, lengths, transformer
+from zoo.models import _speech_encoder
+
+Plant = Callable[[nn.Module, pytest.MonkeyPatch], None]
+
+POST, PRE = "wav2vec2_post_norm_usual", "wav2vec2_pre_norm_usual"
+LIVELY, HUBERT, BATCH = "wav2vec2_post_norm_lively", "hubert_post_norm_usual", "hubert_batch_norm_usual"
+
+
+def tanh_gelu(module: object) -> Plant:
+    class Functional:
+        gelu = staticmethod(lambda x: F.gelu(x, approximate="tanh"))
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(F, name)
+
+    return lambda model, patch: patch.setattr(module, "F", Functional())
+
+
+def swapped(first: str, second: str) -> Plant:
+    def plant(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+        path, _, leaf = first.rpartition(".")
+        other_path, _, other_leaf = second.rpartition(".")
+        owner, other = model.get_submodule(path), model.get_submodule(other_path)
+        a, b = owner.get_submodule(leaf), other.get_submodule(other_leaf)
+        owner._modules[leaf], other._modules[other_leaf] = b, a
+
+    return plant
+
+
+def eps(path: str, value: float) -> Plant:
+    return lambda model, patch: patch.setattr(model.get_submodule(path), "eps", value)
+
+
+def replaced(path: str, forward: Callable[..., Tensor]) -> Plant:
+    return lambda model, patch: patch.setattr(model.get_submodule(path), "forward", forward)
+
+
+def heads(count: int) -> Plant:
+    def plant(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+        for layer in model.encoder.layers:
+            patch.setattr(layer.attention, "heads", count)
+
+    return plant
+
+
+def sdpa(change: Callable[..., Tensor]) -> Plant:
+    class Functional:
+        scaled_dot_product_attention = staticmethod(change)
+
+    return lambda model, patch: patch.setattr(attention, "F", Functional())
+
+
+def unscaled(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0, **options)
+
+
+def unmasked(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, dropout_p: float) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def detached_keys(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
+    return F.scaled_dot_product_attention(q, k.detach(), v, **options)
+
+
+def wrong_weight_norm(self: nn.Module, x: Tensor) -> Tensor:
+    weight = self.weight_v * (self.weight_g / self.weight_v.norm(dim=2, keepdim=True))
+    return F.conv1d(x, weight, self.bias, padding=self.padding, groups=self.groups)
+
+
+def first_frame_trimmed(self: nn.Module, x: Tensor, padded: Tensor | None) -> Tensor:
+    return F.gelu(self.conv(x.transpose(1, 2))[:, :, 1:].transpose(1, 2))
+
+
+def set_class(owner: object, name: str, value: object) -> Plant:
+    return lambda model, patch: patch.setattr(owner, name, value)
+
+
+def whole_batch_group_norm(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    original = conv.FeatureExtractor.forward
+    patch.setattr(conv.FeatureExtractor, "forward", lambda self, x, samples=None: original(self, x))
+
+
+def no_normalisation(x: Tensor, samples: list[int], eps: float) -> Tensor:
+    return x
+
+
+def unbiased(x: Tensor, samples: list[int], eps: float) -> Tensor:
+    out = torch.zeros_like(x)
+    for i, n in enumerate(samples):
+        alone = x[i, :n]
+        out[i, :n] = (alone - alone.mean()) / torch.sqrt(alone.var() + eps)
+    return out
+
+
+def other_eps(x: Tensor, samples: list[int], eps: float) -> Tensor:
+    return ORIGINAL_NORMALISE(x, samples, 1e-7)
+
+
+def over_padding(x: Tensor, samples: list[int], eps: float) -> Tensor:
+    return F.layer_norm(x, x.shape[1:], eps=eps)
+
+
+ORIGINAL_NORMALISE = lengths.normalise_waveforms
+
+
+def positions_see_padding(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    """Padded frames are not zeroed before the positional convolution."""
+    original = transformer.TransformerEncoder.forward
+
+    def forward(self: nn.Module, x: Tensor, padded: Tensor | None, *rest: object) -> object:
+        if padded is not None:
+            x = torch.where(padded[:, :, None], x.mean(1, keepdim=True), x)
+        return original(self, x, padded, *rest)
+
+    patch.setattr(transformer.TransformerEncoder, "forward", forward)
+
+
+def batch_norm_leaks(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    original = conv.BatchNormPositionalConv.forward
+    patch.setattr(conv.BatchNormPositionalConv, "forward", lambda self, x, padded: original(self, x, None))
+
+
+def states_off_by_one(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    original = transformer.TransformerEncoder.forward
+
+    def forward(self: nn.Module, *args: object) -> dict[int, Tensor]:
+        states = original(self, *args)
+        return {k: states[max(k - 1, 0)] for k in states}
+
+    patch.setattr(transformer.TransformerEncoder, "forward", forward)
+
+
+def detached_feed_forward(self: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Right forward, wrong backward: nothing but the gradients can show it."""
+    x = self.layer_norm(x + self.dropout(self.attention(x, mask)))
+    return self.final_layer_norm(x + self.feed_forward(x.detach()))
+
+
+def forgotten_bias(path: str) -> Plant:
+    return lambda model, patch: model.get_submodule(path).bias.data.zero_()
+
+
+LAYER = "encoder.layers.0"
+CANARIES: dict[str, tuple[str, Plant]] = {
+    "query and key swapped": (POST, swapped(f"{LAYER}.attention.q_proj", f"{LAYER}.attention.k_proj")),
+    "query and value swapped": (POST, swapped(f"{LAYER}.attention.q_proj", f"{LAYER}.attention.v_proj")),
+    "layers swapped": (POST, swapped("encoder.layers.0", "encoder.layers.1")),
+    "norms of a block swapped": (POST, swapped(f"{LAYER}.layer_norm", f"{LAYER}.final_layer_norm")),
+    "tanh GELU in the feed-forward layers": (POST, tanh_gelu(transformer)),
+    "tanh GELU in the convolutions": (POST, tanh_gelu(conv)),
+    "eps of a block's norm": (POST, eps(f"{LAYER}.layer_norm", 1e-3)),
+    "eps of the group norm": (POST, eps("feature_extractor.conv_layers.0.layer_norm", 1e-7)),
+    "eps of the feature norm": (PRE, eps("feature_projection.layer_norm", 1e-3)),
+    "eps of the waveform normalisation": (PRE, set_class(lengths, "normalise_waveforms", other_eps)),
+    "waveform normalisation missing": (PRE, set_class(lengths, "normalise_waveforms", no_normalisation)),
+    "waveform normalisation with unbiased variance": (PRE, set_class(lengths, "normalise_waveforms", unbiased)),
+    "waveform normalisation over the padding": (PRE, set_class(lengths, "normalise_waveforms", over_padding)),
+    "number of heads": (LIVELY, heads(2)),
+    "attention without scale": (LIVELY, sdpa(unscaled)),
+    "attention without padding mask": (POST, sdpa(unmasked)),
+    "gradient of the keys lost": (POST, sdpa(detached_keys)),
+    "gradient around the feed-forward layer lost": (
+        POST,
+        set_class(transformer.PostNormLayer, "forward", detached_feed_forward),
+    ),
+    "weight norm over the wrong axis": (POST, set_class(conv.WeightNormConv1d, "forward", wrong_weight_norm)),
+    "first frame of the positional convolution dropped": (
+        POST,
+        set_class(conv.PositionalConv, "forward", first_frame_trimmed),
+    ),
+    "positional convolution sees the padding": (POST, positions_see_padding),
+    "batch norm shifts the padding": (BATCH, batch_norm_leaks),
+    "group norm over the padding": (POST, whole_batch_group_norm),
+    "length rule instead of reshape rule": (
+        HUBERT,
+        lambda model, patch: patch.setattr(
+            _speech_encoder.lengths_, "reshaped_padding_mask", lambda n, size, total: frames_by_length(model, n, total)
+        ),
+    ),
+    "pre-norm blocks in a post-norm model": (
+        POST,
+        set_class(transformer.PostNormLayer, "forward", transformer.PreNormLayer.forward),
+    ),
+    "final norm missing": (PRE, set_class(transformer.PreNormEncoder, "leave", lambda self, x: x)),
+    "norm before the first block missing": (POST, set_class(transformer.PostNormEncoder, "enter", lambda self, x: x)),
+    "feature norm missing": (POST, replaced("feature_projection.layer_norm", lambda x: x)),
+    "convolution bias forgotten": (PRE, forgotten_bias("feature_extractor.conv_layers.2.conv")),
+    "output bias of attention forgotten": (LIVELY, forgotten_bias(f"{LAYER}.attention.out_proj")),
+    "hidden states off by one": (POST, states_off_by_one),
+}
+
+
+def frames_by_length(model: nn.Module, samples: Tensor, total: int) -> Tensor:
+    frames = torch.tensor([model.frame_count(int(n)) for n in samples])
+    return lengths.padding_mask(frames, total)
+
+
+@pytest.mark.parametrize("bug", CANARIES)
+def test_planted_bug_is_caught(bug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, plant = CANARIES[bug]
+    case = Case.read(name)
+    checkpoint = case.checkpoint(tmp_path)
+    model = zoo.load(checkpoint)
+    plant(model, monkeypatch)
+    failures = compare(case, model, case.names(checkpoint)).failures
+    assert failures, f"the golden comparison does not notice: {bug}"
