@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 import struct
 import zipfile
 from pathlib import Path
@@ -15,8 +16,8 @@ def pickled(body: bytes, protocol: int = 2) -> bytes:
 
 
 def value(item: object) -> bytes:
-    """The opcodes that push plain data."""
-    return pickle.dumps(item, protocol=2)[2:-1]
+    """The opcodes that push plain data, without those that memoise it."""
+    return pickletools.optimize(pickle.dumps(item, protocol=2))[2:-1]
 
 
 def group(*items: bytes) -> bytes:

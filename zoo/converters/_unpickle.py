@@ -25,7 +25,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from pickletools import genops
+from pickletools import opcodes
 from types import NoneType
 from typing import IO, Any
 
@@ -78,6 +78,7 @@ _RUNS_CODE = re.compile(
       | functools\.partial | torch\.(hub\.)?load""",
     re.VERBOSE | re.DOTALL,
 )
+_OPCODES = {opcode.code.encode("latin1"): opcode for opcode in opcodes}
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINSTRING", "SHORT_BINSTRING", "BYTEARRAY8"}
 _VALUES |= {f"{size}{kind}" for size in ("BIN", "SHORT_BIN") for kind in ("UNICODE", "BYTES")}
 _VALUES |= {"BINUNICODE8", "BINBYTES8"}
@@ -174,9 +175,11 @@ class _Parser:
         stack: list[Any] = []
         below: list[list[Any]] = []  # the stack under each open mark
         end = source.tell() + MAX_PICKLE_BYTES
-        for opcode, arg, position in genops(source):
+        while opcode := _OPCODES.get(source.read(1)):
+            # An argument that is a line of text belongs to protocol 0; torch writes the one of GLOBAL, read below.
+            arg = opcode.arg.reader(source) if opcode.arg and opcode.proto > 0 else None
             self.opcodes += 1
-            if self.opcodes > MAX_OPCODES or (position or 0) > end:
+            if self.opcodes > MAX_OPCODES or source.tell() > end:
                 raise _Refused(f"has a pickle of more than {MAX_OPCODES} opcodes or {MAX_PICKLE_BYTES} bytes")
             match opcode.name:
                 case "BINPUT" | "LONG_BINPUT":
@@ -205,7 +208,7 @@ class _Parser:
                     stack, items = below.pop(), stack
                     stack.append(tuple(items))
                 case "GLOBAL":
-                    stack.append(self._global(*str(arg).split(" ", 1)))
+                    stack.append(self._global(_line(source), _line(source)))
                 case "STACK_GLOBAL":
                     attribute, module = stack.pop(), stack.pop()
                     stack.append(self._global(module, attribute))
@@ -256,7 +259,7 @@ class _Parser:
                     return stack[0]
                 case name:
                     raise _Damaged(f"has a pickle with the opcode {name} where torch never writes it")
-        raise _Damaged("has a pickle without an end")
+        raise _Damaged("has a pickle that stops early or holds what is no opcode")
 
     def _global(self, module: object, attribute: object) -> _Global:
         if type(module) is not str or type(attribute) is not str:
@@ -307,6 +310,13 @@ class _Parser:
         if not _is_count(first) or not _is_count(count) or first + count > numel:
             raise _Damaged(f"has a view outside its storage {_show(key)}")
         return _Storage(extent, first, count)
+
+
+def _line(source: IO[bytes]) -> str:
+    line = source.readline()
+    if not line.endswith(b"\n"):
+        raise _Damaged("has a pickle that stops within a name")
+    return line[:-1].decode()
 
 
 def _fill(target: object, kind: type[list[object]], content: list[object]) -> None:

@@ -1,0 +1,214 @@
+"""Genuine fairseq checkpoints of every era convert, and give what fairseq computed from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from tests.golden import generator
+from tests.golden.compare import TOLERANCES
+from zoo import convert
+from zoo.converters import open_conversion
+from zoo.converters._fields import parse_conv_layers, resolve
+from zoo.converters._rows import Drop, Row, assign
+from zoo.errors import CheckpointError
+
+DATA = Path(__file__).parent / "data"
+FACTS = json.loads((DATA / "expected.json").read_text())
+FILES = sorted(FACTS["files"])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_values_are_fairseqs(name: str, tmp_path: Path) -> None:
+    native = tmp_path / "native.safetensors"
+    assert convert.main([str(DATA / name), "-o", str(native)]) == 0
+    wave = torch.from_numpy(generator.waveform(FACTS["utterance"]))
+    for source in (DATA / name, native):
+        model = zoo.load(source, heads=True)
+        assert model.config.family == FACTS["files"][name]["family"]
+        assert model.config.normalize == FACTS["files"][name]["normalize"]
+        with torch.no_grad():
+            out = model(wave[None])
+        with np.load(DATA / "expected.npz") as expected:
+            tolerance = TOLERANCES["tiny"]
+            assert tolerance.excess(out.hidden_states[-1][0].numpy(), expected[f"{name}/last"]) <= 1
+            assert (out.logits is not None) == (f"{name}/logits" in expected)
+            if out.logits is not None:
+                assert tolerance.excess(out.logits[0].numpy(), expected[f"{name}/logits"]) <= 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_tensor_arrives_unchanged(name: str) -> None:
+    facts = FACTS["files"][name]
+    model = zoo.load(DATA / name, heads=True)
+    state = model.state_dict()
+    with open_conversion(DATA / name) as conversion:
+        filled = conversion.assignment.filled
+    assert set(filled) == set(state)
+    assert set(filled.values()) | set(conversion.assignment.dropped) == set(facts["state"])
+    made = generator.tensors(facts["state"], facts["seed"], facts["scale"])
+    for target, source in filled.items():
+        want = torch.from_numpy(made[source])
+        if facts["state"][source]["dtype"] == "float16":
+            want = want.half().float()
+        assert torch.equal(state[target], want), target
+
+
+def test_symbols_of_a_ctc_head() -> None:
+    symbols = zoo.load(DATA / "ctc_hubert.pt").config.symbols
+    assert symbols is not None and symbols[:4] == ("<s>", "<pad>", "</s>", "<unk>")
+    assert zoo.load(DATA / "e0_ctc_wav2vec2.pt").config.symbols is None  # that era does not store the dictionary
+
+
+def test_label_dictionaries_are_kept() -> None:
+    (symbols,) = zoo.load(DATA / "e3_resolved.pt").provenance["dictionaries"]
+    assert symbols[:4] == ["<s>", "<pad>", "</s>", "<unk>"]
+
+
+def test_heads_are_built_only_when_asked_for() -> None:
+    assert zoo.load(DATA / "ctc_hubert.pt").heads is None
+    model = zoo.load(DATA / "ctc_hubert.pt", heads=True)
+    wave = torch.randn(1, 1000)
+    assert model(wave, layers=[0]).logits is None  # the head needs the last layer, which was not asked for
+    assert model(wave, layers=[-1]).logits.shape[2] == len(model.config.symbols)
+
+
+def test_conversion_reads_no_optimiser_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from zoo.converters._unpickle import LazyTensor
+
+    read = []
+    original = LazyTensor.load
+    monkeypatch.setattr(LazyTensor, "load", lambda self: read.append(self) or original(self))
+    assert convert.main([str(DATA / "e0_namespace_legacy.pt"), "-o", str(tmp_path / "out.safetensors")]) == 0
+    assert len(read) == len(FACTS["files"]["e0_namespace_legacy.pt"]["state"])
+
+
+def checkpoint(path: Path, **changes: object) -> Path:
+    """A small fairseq-like file with changes to its configuration or tensors."""
+    facts = FACTS["files"]["e3_resolved.pt"]
+    model = {**facts["config"]["model"], **changes.pop("model", {})}
+    task = {**facts["config"]["task"], **changes.pop("task", {})}
+    state = {k: torch.from_numpy(v) for k, v in generator.tensors(facts["state"], 1, "usual").items()}
+    for name, value in changes.pop("tensors", {}).items():
+        if value is None:
+            del state[name]
+        else:
+            state[name] = value
+    torch.save({"args": None, "cfg": {"model": model, "task": task}, "model": state, **changes}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"encoder.layers.0.fc1.bias": None}, "parameters that nothing fills: encoder.layers.0.feed_forward"),
+        ({"surprise.weight": torch.ones(2)}, "no place for: surprise.weight"),
+        ({"encoder.layers.9.fc1.bias": torch.ones(16)}, "no place for: encoder.layers.9.fc1.bias"),
+        ({"encoder.layers.0.fc1.bias": torch.ones(5)}, r"encoder.layers.0.fc1.bias \[5\] instead of \[16\]"),
+        ({"mask_emb": "text"}, "something else than a tensor under 'mask_emb'"),
+    ],
+)
+def test_keys_that_do_not_fit_are_named_and_nothing_is_written(
+    tensors: dict[str, object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = checkpoint(tmp_path / "source.pt", tensors=tensors)
+    with pytest.raises(CheckpointError, match=words):
+        zoo.load(source)
+    assert convert.main([str(source), "-o", str(tmp_path / "out.safetensors")]) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.pt"]
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "words"),
+    [
+        ({"layer_type": "conformer"}, {}, "layer_type is 'conformer'"),
+        ({"activation_fn": "relu"}, {}, "activation_fn is 'relu'"),
+        ({"extractor_mode": "odd"}, {}, "extractor_mode is 'odd'"),
+        ({"encoder_attention_heads": 3}, {}, "width 16 cannot be divided by num_heads 3"),
+        ({"encoder_layers": 10**9}, {}, "must lie between 1 and"),
+        ({"encoder_layers": "12"}, {}, "'num_layers' cannot be '12'"),
+        ({"normalize": True}, {"normalize": False}, "normalize = true and normalize = false"),
+        ({"_name": "roberta"}, {}, None),  # the label embeddings still say that it is HuBERT
+        ({"conv_feature_layers": "__import__('os').system('true')"}, {}, "expected a sum of lists"),
+    ],
+)
+def test_configurations_that_cannot_be_right(
+    model: dict[str, object], task: dict[str, object], words: str | None, tmp_path: Path
+) -> None:
+    source = checkpoint(tmp_path / "source.pt", model=model, task=task)
+    if words is None:
+        assert zoo.load(source).config.family == "hubert"
+        return
+    with pytest.raises(CheckpointError, match=words):
+        zoo.load(source)
+
+
+def test_an_unknown_model_is_named(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "source.pt", model={"_name": "roberta"}, tensors={"label_embs_concat": None})
+    with pytest.raises(CheckpointError, match="the model is 'roberta' in fairseq's terms"):
+        zoo.load(source)
+
+
+STANDARD = ((512, 10, 5), (512, 3, 2), (512, 3, 2), (512, 3, 2), (512, 3, 2), (512, 2, 2), (512, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [
+        ("[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2", STANDARD),
+        ("[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]", STANDARD),
+        (" [ ( 512 , 10 , 5 ) , ( 512,3,2 ) ] ", STANDARD[:2]),
+        ("[(512,10,5),] + 4*[(512,3,2)]", STANDARD[:5]),
+        ("[(512,10,5)]+[(512,3,2)]*2*2", STANDARD[:5]),
+        ([[512, 10, 5], [512, 3, 2]], STANDARD[:2]),
+        ([(512, 10, 5)], STANDARD[:1]),
+    ],
+)
+def test_convolution_stacks(text: object, blocks: object) -> None:
+    assert parse_conv_layers(text) == blocks
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "[(512,10)]", "[(512,10,5)", "(512,10,5)", "[(512,10,5)] +", "[(512,10,5)] * -1", "[(0,1,1)]",
+        "[(512,10,5)] ** 9", "[(512,10,5)] * 65", "[(512,10,5)] * 999999 * 999999", "[(1,2,3)] * 0", "[(1e3,2,3)]",
+        "[(512,10,5)] if 1 else 2", "__import__('os')", "[(9999999,1,1)]", "[(1,1,1)]" + "+[(1,1,1)]" * 64,
+        None, 5, [[512, 10]], [["512", 10, 5]], [[True, 1, 1]], "[" * 5000,
+    ],
+)  # fmt: skip
+def test_convolution_stacks_that_are_refused(text: object) -> None:
+    with pytest.raises(CheckpointError, match="conv_feature_layers is"):
+        parse_conv_layers(text)
+
+
+def test_references_are_followed_and_circles_end() -> None:
+    inner = {"task": {"normalize": True}, "loop": "${loop}", "a": "${b}", "b": "${task.normalize}"}
+    assert resolve("${task.normalize}", inner) is True
+    assert resolve("${a}", inner) is True
+    assert resolve("${..task.normalize}", inner) is True
+    assert resolve("${loop}", inner) is None
+    assert resolve("${nowhere.at.all}", inner) is None
+    assert resolve("???", inner) is None
+    assert resolve("${task.data}", {}, {"task": {"data": "x"}}) == "x"
+    assert resolve("plain", inner) == "plain"
+
+
+def test_every_key_is_accounted_for_exactly_once() -> None:
+    rows = [Row("fc.{wb}", "linear.{wb}"), Row("head.{rest}", "heads.{rest}")]
+    shapes = {"fc.weight": (2, 3), "fc.bias": (2,), "head.x.y": (1,), "ema": (1,)}
+    expected = {"linear.weight": (2, 3), "linear.bias": (2,)}
+    done = assign(rows, [Drop("ema", "teacher copy")], shapes, expected)
+    assert done.filled == {"linear.weight": "fc.weight", "linear.bias": "fc.bias", "heads.x.y": "head.x.y"}
+    assert done.dropped == {"ema": "teacher copy"}
+    for extra, words in (
+        ([Row("fc.bias", "linear.bias")], "more than one place: fc.bias"),
+        ([Row("ema", "linear.bias")], "more than one place: ema"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            assign([*rows, *extra], [Drop("ema", "teacher copy")], shapes, expected)
