@@ -276,14 +276,14 @@ def test_the_globals_are_listed(tmp_path: Path) -> None:
     with open_torch_file(file) as opened:
         assert opened.globals == (
             "builtins.dict",
-            "builtins.int",
             "builtins.list",
+            "builtins.long",  # how protocol 2 spells int
             "collections.OrderedDict",
             "torch.FloatStorage",
             "torch._utils._rebuild_tensor_v2",
             "vanished.place.Kind",
         )
-        assert opened.root["b"]["state"] == {"types": ["builtins.dict", "builtins.int", "builtins.list"]}
+        assert opened.root["b"]["state"] == {"types": ["builtins.dict", "builtins.long", "builtins.list"]}
 
 
 # Classes that are gone
@@ -309,7 +309,9 @@ def test_objects_of_unknown_classes(tmp_path: Path, container: str, protocol: in
     ):
         slots = slotted()
         slots.x = 1
-        instances = [make(bare), make(bare, x=[torch.ones(2)]), slots, keyed(), reduced(), grown([1, 2]), mapped(a=1)]
+        instances = [make(bare), make(bare, x=[torch.ones(2)]), slots, reduced(), grown([1, 2]), mapped(a=1)]
+        if protocol > 2:  # protocol 2 spells keyword arguments with functools.partial
+            instances.append(keyed())
         file = save([*instances, number(7), bare], tmp_path / "a.pt", container, protocol)
 
     def kind(name: str, **parts: object) -> dict[str, object]:
@@ -321,10 +323,10 @@ def test_objects_of_unknown_classes(tmp_path: Path, container: str, protocol: in
             kind("Bare"),
             kind("Bare", state={"x": [torch.ones(2)]}),
             kind("Slots", state=(None, {"x": 1})),
-            kind("Keyed", args=[1, {"k": 2}]),
             kind("Reduced", args=[1, "two"], state={"x": 3}),
             kind("Grown", items=[1, 2]),
             kind("Mapped", items={"a": 1}),
+            *([kind("Keyed", args=[1, {"k": 2}])] if protocol > 2 else []),
             7,
             "gone.for_good.Bare",
         ],
@@ -750,7 +752,7 @@ NESTS = {
     "dicts": lambda many: b"}" + b"K\x01}" * many + b"s" * many,
     "key of a dict": lambda many: b"}" + b")" + b"\x85" * many + b"Ns",
     "item of a set": lambda many: b"\x8f(" + b")" + b"\x85" * many + b"\x90",
-    "arguments": lambda many: pw.name("a", "B") + b"q\x00N" + b"q\x010h\x00h\x01\x85R" * many,
+    "arguments": lambda many: pw.name("a", "B") + b"q\x000N" + b"q\x010h\x00h\x01\x85R" * many,
     "attributes": lambda many: pw.name("a", "B") + b"q\x000" + b"h\x00)R" * many + b"b" * (many - 1),
     "omegaconf": lambda many: (
         pw.name("omegaconf.nodes", "AnyNode")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import zoo
-from tests.golden.compare import Case, case_names, compare
+from tests.golden import generator
+from tests.golden.compare import TOLERANCES, Case, case_names, compare
 
 
 @pytest.mark.parametrize("name", case_names())
@@ -25,3 +27,22 @@ def test_every_family_is_covered() -> None:
     families = {family for family, _, _ in covered}
     assert families == set(zoo._registry.families())
     assert covered == {(f, first, scale) for f in families for first in (True, False) for scale in ("usual", "lively")}
+
+
+@pytest.mark.parametrize(("name", "overrides"), [("hubert_base", {}), ("wav2vec2_large_ll60k", {"width": 256})])
+@torch.no_grad()
+def test_deep_models_are_exact(name: str, overrides: dict[str, int], record_differences) -> None:
+    """What an utterance gives alone it gives in a padded batch, through 12 and 24 layers of the usual weights."""
+    torch.manual_seed(1)
+    model = zoo.build(name, **overrides)
+    places = ((30000, 16000), (90000, 9000), (60000, 4000))
+    spec = {"file": "2412-153948-0000.flac", "gain": 1.0, "offset": 0.0}
+    waves = [torch.from_numpy(generator.waveform({**spec, "start": s, "samples": n})) for s, n in places]
+    batch = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True, padding_value=float("nan"))
+    together = model(batch, [len(wave) for wave in waves])
+    row = f"{model.num_layers} layers"
+    for i, wave in enumerate(waves):
+        for got, want in zip(together.hidden_states, model(wave[None]).hidden_states):
+            found, alone = got[i, : want.shape[1]].numpy(), want[0].numpy()
+            record_differences(row, {"exact": float(abs(found - alone).max())})
+            assert TOLERANCES[row].excess(found, alone) <= 1

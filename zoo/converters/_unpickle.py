@@ -38,7 +38,7 @@ MAX_PICKLE_BYTES = 256 * 2**20
 MAX_PIECE_BYTES = 32 * 2**20  # a string in a stream's pickle, the directory of a zip
 MAX_OPCODES = 20_000_000  # the largest release, with adapters for 1162 languages, needs about 8 million
 MAX_NODES = 20_000_000
-MAX_SHARING = 16  # nodes of plain data for each opcode, beyond the first million
+MAX_SHARING = 16  # nodes of plain data for each opcode, beyond the first 100 000
 MAX_DEPTH = 500
 MAX_MEMBERS = 500_000
 MAX_INTEGER_BITS = 1024
@@ -255,7 +255,9 @@ class _Parser:
                 case "PROTO":
                     if arg not in range(2, 6):
                         raise _Refused(f"has a pickle of protocol {arg}, where torch writes 2 to 5")
-                case "STOP" if len(stack) == 1 and not below:
+                case "STOP":
+                    if len(stack) != 1 or below:
+                        raise _Damaged("has a pickle that stops within an object")
                     return stack[0]
                 case name:
                     raise _Damaged(f"has a pickle with the opcode {name} where torch never writes it")
@@ -400,7 +402,7 @@ class _Plain:
 
     def __init__(self, file: TorchFile, opcodes: int) -> None:
         self._file = file
-        self._nodes_left = min(MAX_NODES, 1_000_000 + MAX_SHARING * opcodes)
+        self._nodes_left = min(MAX_NODES, 100_000 + MAX_SHARING * opcodes)
 
     def convert(self, root: object) -> Any:
         # Of each node whose children are being converted: itself, the children left, their values, what unites them.

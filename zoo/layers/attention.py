@@ -31,4 +31,5 @@ class SelfAttention(nn.Module):
             proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
-        return self.out_proj(y.transpose(1, 2).flatten(2))
+        out: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
+        return out

@@ -23,7 +23,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = self.intermediate_dropout(F.gelu(self.intermediate_dense(x)))
-        return self.output_dropout(self.output_dense(x))
+        out: Tensor = self.output_dropout(self.output_dense(x))
+        return out
 
 
 class TransformerLayer(nn.Module):
@@ -44,7 +45,8 @@ class PostNormLayer(TransformerLayer):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = self.layer_norm(x + self.dropout(self.attention(x, mask)))
-        return self.final_layer_norm(x + self.feed_forward(x))
+        out: Tensor = self.final_layer_norm(x + self.feed_forward(x))
+        return out
 
 
 class PreNormLayer(TransformerLayer):
@@ -53,7 +55,8 @@ class PreNormLayer(TransformerLayer):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = x + self.dropout(self.attention(self.layer_norm(x), mask))
-        return x + self.feed_forward(self.final_layer_norm(x))
+        out: Tensor = x + self.feed_forward(self.final_layer_norm(x))
+        return out
 
 
 class TransformerEncoder(nn.Module):
@@ -133,7 +136,8 @@ class PostNormEncoder(TransformerEncoder):
 
     def enter(self, x: Tensor) -> Tensor:
         """Normalise what enters the first block."""
-        return self.layer_norm(x)
+        out: Tensor = self.layer_norm(x)
+        return out
 
 
 class PreNormEncoder(TransformerEncoder):
@@ -143,4 +147,5 @@ class PreNormEncoder(TransformerEncoder):
 
     def leave(self, x: Tensor) -> Tensor:
         """Normalise what leaves the last block."""
-        return self.layer_norm(x)
+        out: Tensor = self.layer_norm(x)
+        return out

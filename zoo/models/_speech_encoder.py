@@ -91,7 +91,8 @@ class FeatureProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, D)."""
-        return self.dropout(self.projection(self.layer_norm(x)))
+        out: Tensor = self.dropout(self.projection(self.layer_norm(x)))
+        return out
 
 
 class SpeechEncoder(Model):
