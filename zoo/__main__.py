@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from zoo import __version__, _native, extract, info, list_models, load
 from zoo._audio import BATCH_SECONDS, Extraction
+from zoo.convert import printable, sentence
 from zoo.errors import InputError, ZooError
 from zoo.models._family import Model
 
 LIST_SUFFIXES = {".txt", ".lst", ".list"}
+OTHER_SUFFIXES = {".aif", ".oga", ".opus", ".sph"}  # of audio formats whose name libsndfile spells otherwise
 INDEX = "index.jsonl"
 
 
@@ -37,22 +43,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.set_defaults(run=_list)
 
     command = commands.add_parser("info", help="what is known about a model")
-    command.add_argument("name")
+    command.add_argument("name", help="name or alias of a model")
     command.set_defaults(run=_info)
 
     command = commands.add_parser("extract", help="features of audio files")
     command.add_argument(
-        "source", type=Path, metavar="FILE|DIR|LIST", help=f"audio file, folder, or list of paths ({_suffixes()})"
+        "source",
+        type=Path,
+        metavar="FILE|DIR|LIST",
+        help=f"audio file, folder with all below it, or text file ({_suffixes()}) with one path a line",
     )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder to write to")
-    command.add_argument("--model", required=True, metavar="NAME|PATH")
+    command.add_argument("--model", required=True, metavar="NAME|PATH", help="checkpoint file or name of a model")
     command.add_argument(
-        "--layers", default="all", help="all, last, indices such as 0,9,12, or weighted:FILE (a JSON list of weights)"
+        "--layers",
+        default="all",
+        help="all, last, indices such as 0,9,12 (from the end: --layers=-1,-2), or weighted:FILE, a JSON list of "
+        "weights to sum all of them with (default: all)",
     )
-    command.add_argument("--format", choices=("safetensors", "npy"), default="safetensors")
-    command.add_argument("--padding", choices=Model.PADDING_MODES, default="exact")
-    command.add_argument("--device", default=None, help="default: cpu")
-    command.add_argument("--batch-seconds", type=float, default=BATCH_SECONDS, help="audio in a batch")
+    command.add_argument(
+        "--format",
+        choices=("safetensors", "npy"),
+        default="safetensors",
+        help="safetensors: hidden_states.<layer> of shape (frames, width); npy: one (layers, frames, width) array "
+        "(default: safetensors)",
+    )
+    command.add_argument(
+        "--padding",
+        choices=Model.PADDING_MODES,
+        default="exact",
+        help="exact: as if each file came alone; reference: as the model's own toolkit pads a batch (default: exact)",
+    )
+    command.add_argument("--device", type=_device, default="cpu", help="such as cuda:0 (default: cpu)")
+    command.add_argument(
+        "--batch-seconds",
+        type=float,
+        default=BATCH_SECONDS,
+        metavar="S",
+        help="audio in a batch (default: %(default)s)",
+    )
     command.add_argument("--force", action="store_true", help=f"write into a folder that has an {INDEX} already")
     command.set_defaults(run=_extract)
 
@@ -65,9 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.run(args)
     except (ZooError, OSError) as error:
-        print(f"zoo {args.command}: {error}", file=sys.stderr)
+        print(f"zoo {args.command}: {sentence(error)}", file=sys.stderr)
         return 1
     return status
+
+
+def _device(text: str) -> str:
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return text
 
 
 def _suffixes() -> str:
@@ -113,7 +150,7 @@ def _record(name: str) -> dict[str, Any]:
 
 
 def _extract(args: argparse.Namespace) -> int:
-    paths, root = _inputs(args.source)
+    inputs = _inputs(args.source)
     if (args.output / INDEX).exists() and not args.force:
         raise InputError(f"{args.output / INDEX} exists already; choose another folder or give --force")
     if args.output.exists() and not args.output.is_dir():
@@ -121,62 +158,69 @@ def _extract(args: argparse.Namespace) -> int:
     model = load(args.model, padding=args.padding, device=args.device)
     layers, weights = _layers(args.layers, model)
     lines, failed = [], 0
-    for item in extract(model, paths, layers=layers, batch_seconds=args.batch_seconds):
-        path = paths[item.index]
+    for item in extract(model, [path for path, _ in inputs], layers=layers, batch_seconds=args.batch_seconds):
+        path, name = inputs[item.index]
         record: dict[str, Any] = {"source": str(path)}
         if item.error is None:
-            target = args.output / f"{path.relative_to(root)}.{args.format}"
+            target = args.output / f"{name}.{args.format}"
             target.parent.mkdir(parents=True, exist_ok=True)
             frames = _write(target, item, weights, args.format)
             record |= {"output": str(target.relative_to(args.output)), "frames": frames, "seconds": item.seconds}
         else:
             failed += 1
-            print(f"zoo extract: {item.error}", file=sys.stderr)
+            print(f"zoo extract: {printable(item.error)}", file=sys.stderr)
             record |= {"error": item.error}
         lines.append(json.dumps(record))
-    if failed < len(paths):
+    if failed < len(inputs):
         with _native.replacing(args.output / INDEX) as file:
             file.write("".join(line + "\n" for line in lines).encode())
-    done = len(paths) - failed
+    done = len(inputs) - failed
     if args.json:
         print(json.dumps({"output": str(args.output), "done": done, "failed": failed}))
     else:
-        print(f"{done} of {len(paths)} files extracted" + (f" to {args.output}" if done else "; nothing was written"))
+        where = f" to {args.output}" if done else "; nothing was written"
+        print(printable(f"{done} of {len(inputs)} files extracted{where}"))
     return 1 if failed else 0
 
 
-def _inputs(source: Path) -> tuple[list[Path], Path]:
-    """Audio files to read, and the folder that their names in the output are relative to."""
+def _inputs(source: Path) -> list[tuple[Path, Path]]:
+    """Audio files to read, each with its name in the output."""
     if source.is_dir():
         import soundfile
 
-        known = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus"}
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in known and path.is_file())
-        if not paths:
-            raise InputError(f"{source} holds no audio files")
-        return paths, source
+        known = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | OTHER_SUFFIXES
+        inputs = [(path, path.relative_to(source)) for path in _files(source) if path.suffix.lower() in known]
+        if not inputs:
+            raise InputError(
+                f"{source} holds no audio files that libsndfile reads; give another folder or a list of paths"
+            )
+        return inputs
     if not source.exists():
         raise InputError(f"{source} does not exist; give an audio file, a folder or a list of paths")
     if source.suffix.lower() not in LIST_SUFFIXES:
-        return [source], source.parent
+        return [(source, Path(source.name))]
     try:
-        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in source.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError:
-        raise InputError(f"{source} is no list of paths: it is not UTF-8 text") from None
-    listed = [Path(line) for line in lines if line]
-    if not listed:
-        raise InputError(f"{source} lists no paths; write one audio file per line")
-    absolute = [path.absolute() for path in listed]
-    common = Path(*_common(absolute))
-    return absolute, common
+        raise InputError(f"{source} is no list of paths: it is not UTF-8 text; write one audio file a line") from None
+    paths = [Path(line) for line in lines if line]
+    if not paths:
+        raise InputError(f"{source} lists no paths; write one audio file a line")
+    absolute = [os.path.abspath(path) for path in paths]  # without "..", which would lead out of the output
+    common = os.path.commonpath([os.path.dirname(path) for path in absolute])
+    return [(path, Path(os.path.relpath(full, common))) for path, full in zip(paths, absolute)]
 
 
-def _common(paths: list[Path]) -> Iterator[str]:
-    """Leading parts that the folders of all paths share."""
-    for parts in zip(*(path.parent.parts for path in paths)):
-        if len(set(parts)) != 1:
-            return
-        yield parts[0]
+def _files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Files below a folder, sorted; links to folders are followed unless they lead back up."""
+    here = folder.resolve()
+    if here in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files(path, above | {here})
+        else:
+            yield path
 
 
 def _layers(text: str, model: Model) -> tuple[Sequence[int] | None, Tensor | None]:
@@ -190,35 +234,32 @@ def _layers(text: str, model: Model) -> tuple[Sequence[int] | None, Tensor | Non
     try:
         return [int(part) for part in text.split(",")], None
     except ValueError:
-        raise InputError(f"--layers {text} was asked for; give all, last, 0,9,12 or weighted:FILE") from None
+        raise InputError(f"--layers {text!r} was asked for; give all, last, 0,9,12 or weighted:FILE") from None
 
 
 def _weights(path: Path, count: int) -> Tensor:
     try:
-        weights = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        weights = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InputError(f"{path} cannot be read as a JSON list of weights: {error}") from None
-    if not isinstance(weights, list) or len(weights) != count or not all(type(w) in (int, float) for w in weights):
-        raise InputError(f"{path} must hold a JSON list of {count} numbers, one per hidden state of the model")
+    numbers = isinstance(weights, list) and all(type(w) in (int, float) and math.isfinite(w) for w in weights)
+    if not numbers or len(weights) != count:
+        raise InputError(f"{path} must hold a JSON list of {count} finite numbers, one per hidden state of the model")
     return torch.tensor(weights, dtype=torch.float32)
 
 
 def _write(target: Path, item: Extraction, weights: Tensor | None, form: str) -> int:
     """Write the features of one utterance; returns its frames."""
-    states = {f"hidden_states.{layer}": state for layer, state in zip(item.layers, item.hidden_states)}
+    names, states = [f"hidden_states.{layer}" for layer in item.layers], list(item.hidden_states)
     if weights is not None:
-        summed = torch.stack([w * state.float() for w, state in zip(weights, item.hidden_states)]).sum(0)
-        states = {"hidden_states.weighted": summed}
+        summed = torch.stack([w * state.float() for w, state in zip(weights, states)]).sum(0)
+        names, states = ["hidden_states.weighted"], [summed]
     with _native.replacing(target) as file:
         if form == "npy":
-            import numpy as np
-
-            np.save(file, torch.stack(list(states.values())).float().numpy())
+            np.save(file, torch.stack(states).float().numpy())
         else:
-            from safetensors.torch import save
-
-            file.write(save(states))
-    return next(iter(states.values())).shape[0]
+            file.write(save(dict(zip(names, states))))
+    return len(states[0])
 
 
 if __name__ == "__main__":

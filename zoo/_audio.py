@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,11 +18,9 @@ from zoo.errors import AudioError, InputError, ZooError
 from zoo.models._family import Model
 
 if TYPE_CHECKING:
-    import numpy as np
-
     Item = str | os.PathLike[str] | Tensor | np.ndarray[Any, Any]
 
-MAX_SAMPLE_RATE = 768_000
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000  # a damaged header must not blow a recording up
 BATCH_SECONDS = 64.0
 WINDOW_BATCHES = 4  # utterances are sorted by length within this many batches' worth of audio
 WINDOW_ITEMS = 256
@@ -74,14 +74,16 @@ def extract(
         One `Extraction` per item.
 
     Raises:
-        InputError: for layers, a sample rate or a batch size that cannot be.
+        InputError: for a single item, and for layers, a sample rate or a batch size that cannot be.
     """
+    if isinstance(items, (str, bytes, os.PathLike)) or getattr(items, "ndim", 2) < 2:
+        raise InputError(f"zoo.extract takes a list of items; found one {type(items).__name__}: put it in a list")
     if not batch_seconds > 0:
         raise InputError(f"batch_seconds={batch_seconds!r} was asked for; give a positive number of seconds")
     rate = model.sample_rate if sample_rate is None else sample_rate
     _check_rate(rate, "sample_rate")
     indices = model.layer_indices(layers)
-    return _extract(model, items, indices, rate, batch_seconds, progress)
+    return _extract(model, items, indices, int(rate), batch_seconds, progress)
 
 
 def _extract(
@@ -90,7 +92,7 @@ def _extract(
     from tqdm import tqdm
 
     total = len(items) if isinstance(items, Sequence) else None
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with tqdm(total=total, unit="utt", desc="extract", disable=None if progress else True) as bar:
@@ -102,9 +104,10 @@ def _extract(
                         done[extraction.index] = extraction
                         bar.update()
                 bar.update(len(window) - sum(isinstance(u, _Utterance) for u in window))
-                yield from (done[index] for index in sorted(done))
+                yield from (done.pop(index) for index in sorted(done))
     finally:
-        model.train(was_training)
+        for module in training:  # one by one: a caller may have frozen some of them
+            module.training = True
 
 
 @dataclass(frozen=True)
@@ -186,11 +189,17 @@ def read_audio(path: Path) -> tuple[Tensor, int]:
     import soundfile
 
     if not path.is_file():
-        raise AudioError("it is a folder" if path.is_dir() else "there is no such file")
+        raise AudioError("it is a folder; give the files in it" if path.is_dir() else "there is no such file")
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"it is no audio file that libsndfile reads ({error})") from None
+        with path.open("rb") as file:
+            samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except OSError as error:
+        raise AudioError(f"it cannot be read: {error.strerror}") from None
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless samples, named .raw
+        reason = getattr(error, "error_string", str(error)).rstrip(".")
+        raise AudioError(
+            f"libsndfile cannot read it as audio ({reason}); fetch it again or convert it to FLAC"
+        ) from None
     if samples.shape[1] != 1:
         raise AudioError(f"it has {samples.shape[1]} channels; mix it down to one first")
     _check_rate(rate, "its sample rate")
@@ -207,18 +216,26 @@ def resample(waveform: Tensor, rate: int, target: int) -> Tensor:
 
 
 def _array(item: object) -> Tensor:
-    """A waveform given as an array or tensor, as (S,) fp32 on the CPU."""
+    """A waveform given as an array or tensor, as (S,) fp32 on the CPU, in memory of its own.
+
+    It waits until its batch is full; a caller who streams through one buffer has filled that again by then.
+    """
     try:
-        tensor = torch.as_tensor(item).detach().cpu()
+        if isinstance(item, np.ndarray):  # torch refuses another byte order and steps backwards
+            item = np.array(item, item.dtype.newbyteorder("="))
+        tensor = torch.as_tensor(item).detach()
     except (TypeError, ValueError, RuntimeError):
-        raise AudioError(f"it is a {type(item).__name__}; give a path, an array or a tensor") from None
+        what = f"{type(item).__name__} of {item.dtype}" if isinstance(item, np.ndarray) else type(item).__name__
+        raise AudioError(f"it is no waveform but {what}; give a path, an array or a tensor") from None
     if tensor.dim() != 1:
         raise AudioError(f"it has shape {tuple(tensor.shape)}; give one channel, shape (samples,)")
     if not tensor.is_floating_point():
         raise AudioError(f"it holds {tensor.dtype}; give floating point in [-1, 1]: divide 16-bit integers by 32768")
-    return tensor.float()
+    return tensor.to("cpu", torch.float32, copy=True)
 
 
 def _check_rate(rate: object, name: str) -> None:
-    if not isinstance(rate, int) or isinstance(rate, bool) or not 0 < rate <= MAX_SAMPLE_RATE:
-        raise InputError(f"{name} is {rate!r}; it must be a whole number of Hz from 1 to {MAX_SAMPLE_RATE}")
+    if not isinstance(rate, Integral) or isinstance(rate, bool) or not MIN_SAMPLE_RATE <= int(rate) <= MAX_SAMPLE_RATE:
+        raise InputError(
+            f"{name} is {rate!r}; it must be a whole number of Hz from {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}"
+        )

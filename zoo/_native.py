@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, InputError
 
 FORMAT = "1"
 DTYPES = {
@@ -37,18 +37,25 @@ DTYPES = {
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """A binary file that appears under `path` whole or not at all.
+
+    Raises:
+        InputError: when the file cannot be written.
+    """
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        descriptor, temporary = tempfile.mkstemp(prefix=".zoo-", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def write(
@@ -98,18 +105,29 @@ class NativeFile:
             self.names: list[str] = list(self._file.keys())
             metadata = self._file.metadata() or {}
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read as a safetensors file: {error}") from None
+            raise CheckpointError(
+                f"{path} is a damaged safetensors file ({error}); fetch or convert it again"
+            ) from None
         if metadata.get("zoo.format") != FORMAT:
             found = f"format {metadata['zoo.format']!r}" if "zoo.format" in metadata else "no zoo metadata"
             raise CheckpointError(
-                f"{path} is a safetensors file with {found}; expected one that zoo.convert or zoo.save wrote, "
-                f"in format {FORMAT!r}"
+                f"{path} is a safetensors file with {found}; give one that zoo.convert or zoo.save wrote in format "
+                f"{FORMAT!r}, or the original checkpoint"
             )
+        self.config = self._json(path, metadata, "zoo.config")
+        self.provenance = self._json(path, metadata, "zoo.provenance")
+
+    @staticmethod
+    def _json(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
         try:
-            self.config: dict[str, Any] = json.loads(metadata["zoo.config"])
-            self.provenance: dict[str, Any] = json.loads(metadata["zoo.provenance"])
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} has damaged metadata ({error}); convert the original again") from None
+            value = json.loads(metadata.get(key, ""))
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise CheckpointError(
+                f"{path} has damaged metadata: its {key} is no JSON object; convert the original again"
+            )
+        return value
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, read from the header."""

@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return 2 if stop.code else 0
     try:
+        if args.source.is_file() and _native.is_safetensors(args.source):
+            _native.NativeFile(args.source)
+            raise InputError(f"{args.source} is a native file already; give it to zoo.load as it is")
         with open_conversion(args.source) as conversion:
             if args.inspect:
                 _show(_inspection(conversion), args.json)
@@ -51,20 +54,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 _show(_convert(conversion, args), args.json)
     except (ZooError, OSError) as error:
-        print(f"zoo.convert: {error}", file=sys.stderr)
+        print(f"zoo.convert: {sentence(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, for a terminal."""
+    if isinstance(error, OSError):
+        return printable(f"{error.filename} cannot be used: {error.strerror}")
+    return printable(error)
+
+
+def printable(value: object) -> str:
+    """A text on one line, with its control characters and broken bytes spelt out: names in a file may be hostile."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
 
 
 def _convert(conversion: Conversion, args: argparse.Namespace) -> dict[str, Any]:
     source: Path = args.source
     output: Path = args.output or Path(source.stem + ".safetensors")
-    if output.exists() and not args.force:
-        raise InputError(f"{output} exists already; choose another name with -o or replace it with --force")
-    if output.exists() and output.samefile(source):
-        raise InputError(f"{output} is the source itself; choose another name with -o")
     if output.is_dir():
         raise InputError(f"{output} is a folder; give the name of a file with -o")
+    if output.exists() and output.samefile(source):
+        raise InputError(f"{output} is the source itself; choose another name with -o")
+    if output.exists() and not args.force:
+        raise InputError(f"{output} exists already; choose another name with -o or replace it with --force")
     if not output.parent.is_dir():
         raise InputError(f"{output} cannot be written: the folder {output.parent} does not exist")
     write(conversion, output, DTYPES[args.dtype])
@@ -117,9 +132,9 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
         if isinstance(value, dict):
             print(f"{key}:" + ("" if value else " -"))
             for name, item in value.items():
-                print(f"  {name}: {item}")
+                print(printable(f"  {name}: {item}"))
         else:
-            print(f"{key}: {', '.join(map(str, value)) or '-' if isinstance(value, list) else value}")
+            print(printable(f"{key}: {', '.join(map(str, value)) or '-' if isinstance(value, list) else value}"))
 
 
 def _show_keys(conversion: Conversion, as_json: bool) -> None:
@@ -129,9 +144,9 @@ def _show_keys(conversion: Conversion, as_json: bool) -> None:
         print(json.dumps({"tensors": pairs, "dropped": dropped}, indent=1))
         return
     for target, source in filled.items():
-        print(f"{source} -> {target} {list(conversion.tensor(target).shape)}")
+        print(printable(f"{source} -> {target} {list(conversion.tensor(target).shape)}"))
     for source, reason in dropped.items():
-        print(f"{source} dropped: {reason}")
+        print(printable(f"{source} dropped: {reason}"))
 
 
 if __name__ == "__main__":
