@@ -8,7 +8,7 @@ import typing
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -265,8 +265,7 @@ class Family:
             return {name: tuple(tensor.shape) for name, tensor in self.model(config).state_dict().items()}
 
 
-@dataclass(frozen=True)
-class EncoderOutput:
+class EncoderOutput(NamedTuple):
     """What a model returns.
 
     Attributes:
