@@ -462,6 +462,11 @@ def test_python_2_spellings(tmp_path: Path) -> None:
     )
 
 
+def test_texts_can_be_printed(tmp_path: Path) -> None:
+    (text,) = read(save(["\u00e5\U0001f600 \ud800 x"], tmp_path / "a.pt"))
+    assert text == "\u00e5\U0001f600 ? x"
+
+
 def test_numpy_arrays_stay_records(tmp_path: Path) -> None:
     (array,) = read(save([np.arange(3.0)], tmp_path / "a.pt"))
     assert array["__class__"].endswith("multiarray._reconstruct")
@@ -644,6 +649,8 @@ MALFORMED = {
     "arguments that are a list": pw.name("a", "B") + b"]R",
     "class name that is a number": b"K\x01K\x02\x93",
     "bad text": b"X\x02\x00\x00\x00\xff\xfe",
+    "name without an end": b"ca\nB",
+    "bad name": b"ca\n\xff\n",
     "text beyond the end": b"X\xff\xff\xff\x7fab",
     "negative length": b"T\xff\xff\xff\xff",
     "huge length": b"\x8d" + b"\xff" * 8,
@@ -918,6 +925,7 @@ def test_legacy_parts_must_agree(tmp_path: Path) -> None:
 
 STRANGERS = {
     "empty": (b"", "is empty"),
+    "blank": (b"\n", "is empty"),
     "HTML": (b"\n  <!DOCTYPE html><html>", "is an HTML page, not a checkpoint"),
     "HTML without doctype": (b"<HTML lang=en>", "is an HTML page, not a checkpoint"),
     "Git-LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "run git lfs pull"),

@@ -84,15 +84,14 @@ _VALUES |= {f"{size}{kind}" for size in ("BIN", "SHORT_BIN") for kind in ("UNICO
 _VALUES |= {"BINUNICODE8", "BINBYTES8"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _STRANGERS = (
-    (rb"$", "is empty: fetch it again"),
+    (rb"\s*\Z", "is empty: fetch it again"),
     (rb"\s*<(!doctype|html)", "is an HTML page, not a checkpoint: the download was probably refused; fetch it again"),
     (rb"version https://git-lfs\.github\.com/spec/", "is a Git-LFS pointer, not the checkpoint: run git lfs pull"),
     (rb".{5}\0{3}\{", "is a safetensors file, not a torch checkpoint: name it .safetensors"),
     (rb"\x1f\x8b", "is a gzip file, not a torch checkpoint: unpack it first"),
     (rb".{257}ustar", "is a tar archive, not a torch checkpoint of 2018 or later: unpack it, or save it again"),
 )
-_SCALARS = {bool, int, float, complex, str, bytes, bytearray}
-_LEAVES = {*_SCALARS, NoneType}
+_LEAVES = {bool, int, float, complex, str, bytes, bytearray, NoneType}
 
 
 class _Refused(Exception):
@@ -191,6 +190,8 @@ class _Parser:
                 case name if name in _VALUES:
                     if isinstance(arg, int) and arg.bit_length() > MAX_INTEGER_BITS:
                         raise _Refused(f"holds an integer of more than {MAX_INTEGER_BITS} bits")
+                    if isinstance(arg, str) and not arg.isascii():
+                        arg = arg.encode(errors="replace").decode()  # half a surrogate pair could not be printed
                     stack.append(arg)
                 case name if name in _CONSTANTS:
                     stack.append(_CONSTANTS[name])
@@ -315,7 +316,7 @@ class _Parser:
 
 
 def _line(source: IO[bytes]) -> str:
-    line = source.readline()
+    line = source.readline(MAX_PIECE_BYTES)
     if not line.endswith(b"\n"):
         raise _Damaged("has a pickle that stops within a name")
     return line[:-1].decode()
@@ -332,7 +333,7 @@ def _fill(target: object, kind: type[list[object]], content: list[object]) -> No
 
 
 def _inert(parts: _Record) -> Any:
-    if len(parts.args) == 1 and type(parts.args[0]) in _SCALARS and not (parts.state or parts.filled):
+    if len(parts.args) == 1 and type(parts.args[0]) in _LEAVES - {NoneType} and not (parts.state or parts.filled):
         return parts.args[0]  # a member of an enum, or a subclass of a scalar
     kept = {"args": list(parts.args), "state": parts.state, "items": parts.filled}
     return {"__class__": parts.name} | {key: value for key, value in kept.items() if value}
@@ -555,9 +556,6 @@ class _Stream(io.BufferedReader):
         if len(data) < size:
             raise _Refused("ends too early: it is truncated, fetch it again")
         return data
-
-    def readline(self, size: int | None = -1) -> bytes:
-        return super().readline(MAX_PIECE_BYTES)
 
 
 class TorchFile:
