@@ -88,7 +88,9 @@ SOURCE_CODES = {
     "FBV": ("fairseq", "https://dl.fbaipublicfiles.com/voxpopuli/models/"),
     "MMS": ("fairseq", "https://dl.fbaipublicfiles.com/mms/"),
     "FAIRSEQ": ("fairseq", "https://"),
+    "D2V": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/data2vec/"),
     "S3": ("s3prl", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
+    "S3M": ("microsoft", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
     "HF": ("huggingface", "hf:"),
     "TA": ("torchaudio", "https://download.pytorch.org/torchaudio/models/"),
 }
