@@ -115,8 +115,13 @@ class FeatureExtractor(nn.Module):
         return x.transpose(1, 2)
 
 
+def same_padding(kernel: int) -> tuple[int, int]:
+    """Zeros before and after that keep the number of frames; an even kernel looks one frame further back."""
+    return kernel // 2, (kernel - 1) // 2
+
+
 class WeightNormConv1d(nn.Module):
-    """Grouped 1-D convolution, padded by half its kernel, with one weight-norm magnitude per kernel tap.
+    """Grouped 1-D convolution that keeps the number of frames, with one weight-norm magnitude per kernel tap.
 
     weight = weight_v * weight_g / ||weight_v||, the norm taken over output and input channels.
     The parametrised names of torch.nn.utils.parametrizations differ; a checkpoint reader maps them.
@@ -124,7 +129,7 @@ class WeightNormConv1d(nn.Module):
 
     def __init__(self, width: int, kernel: int, groups: int) -> None:
         super().__init__()
-        self.padding, self.groups = kernel // 2, groups
+        self.padding, self.groups = same_padding(kernel), groups
         self.bias = nn.Parameter(torch.zeros(width))
         self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))
         self.weight_v = nn.Parameter(torch.empty(width, width // groups, kernel))
@@ -133,10 +138,10 @@ class WeightNormConv1d(nn.Module):
             self.weight_g.copy_(torch.linalg.vector_norm(self.weight_v, dim=(0, 1), keepdim=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D, T) -> (B, D, T or T + 1): an even kernel gives one frame too many."""
+        """(B, D, T) -> (B, D, T)."""
         v = self.weight_v.float() if self.weight_v.dtype in (torch.float16, torch.bfloat16) else self.weight_v
         weight = v * (self.weight_g.to(v.dtype) / torch.linalg.vector_norm(v, dim=(0, 1), keepdim=True))
-        return F.conv1d(x, weight.to(x.dtype), self.bias, padding=self.padding, groups=self.groups)
+        return F.conv1d(F.pad(x, self.padding), weight.to(x.dtype), self.bias, groups=self.groups)
 
 
 class PositionalConv(nn.Module):
@@ -148,7 +153,7 @@ class PositionalConv(nn.Module):
 
     def forward(self, x: Tensor, padded: Tensor | None) -> Tensor:
         """x (B, T, D), zero where padded -> (B, T, D) to be added to it."""
-        return F.gelu(self.conv(x.transpose(1, 2))[:, :, : x.shape[1]].transpose(1, 2))
+        return F.gelu(self.conv(x.transpose(1, 2))).transpose(1, 2).contiguous()
 
 
 class BatchNormPositionalConv(nn.Module):
@@ -160,14 +165,15 @@ class BatchNormPositionalConv(nn.Module):
     def __init__(self, width: int, kernel: int, groups: int) -> None:
         super().__init__()
         self.batch_norm = nn.BatchNorm1d(width)
-        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+        self.padding = same_padding(kernel)
+        self.conv = nn.Conv1d(width, width, kernel, groups=groups)
 
     def forward(self, x: Tensor, padded: Tensor | None) -> Tensor:
         """x (B, T, D) -> (B, T, D); `padded` (B, T) frames are zeroed again after the norm, which shifts zeros."""
         y = self.batch_norm(x.transpose(1, 2))
         if padded is not None:
             y = y.masked_fill(padded[:, None, :], 0.0)
-        return F.gelu(self.conv(y)[:, :, : x.shape[1]].transpose(1, 2))
+        return F.gelu(self.conv(F.pad(y, self.padding))).transpose(1, 2).contiguous()
 
 
 class StackedPositionalConv(nn.Module):
@@ -188,7 +194,7 @@ class StackedPositionalConv(nn.Module):
             y = layer(y)
             if padded is not None:
                 y = y.masked_fill(padded[:, None, :], 0.0)
-        return y.transpose(1, 2)
+        return y.transpose(1, 2).contiguous()
 
 
 class PositionalConvBlock(nn.Module):
@@ -196,9 +202,10 @@ class PositionalConvBlock(nn.Module):
 
     def __init__(self, width: int, kernel: int, groups: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+        self.padding = same_padding(kernel)
+        self.conv = nn.Conv1d(width, width, kernel, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, T) -> (B, D, T)."""
-        y = self.conv(x)[:, :, : x.shape[2]].transpose(1, 2)
+        y = self.conv(F.pad(x, self.padding)).transpose(1, 2)
         return F.gelu(F.layer_norm(y, (y.shape[2],), eps=NORM_EPS)).transpose(1, 2)
