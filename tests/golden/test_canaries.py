@@ -82,12 +82,12 @@ def detached_keys(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
 
 def wrong_weight_norm(self: nn.Module, x: Tensor) -> Tensor:
     weight = self.weight_v * (self.weight_g / self.weight_v.norm(dim=2, keepdim=True))
-    return F.conv1d(F.pad(x, self.padding), weight, self.bias, groups=self.groups)
+    return conv.same_conv1d(x, weight, self.bias, self.groups)
 
 
-def other_side_padded(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
-    conv_ = model.encoder.pos_conv_embed.conv
-    patch.setattr(conv_, "padding", conv_.padding[::-1])
+def other_side_padded(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+    kernel = weight.shape[2]
+    return F.conv1d(F.pad(x, ((kernel - 1) // 2, kernel // 2)), weight, bias, groups=groups)
 
 
 def set_class(owner: object, name: str, value: object) -> Plant:
@@ -180,7 +180,7 @@ CANARIES: dict[str, tuple[str, Plant]] = {
         set_class(transformer.PostNormLayer, "forward", detached_feed_forward),
     ),
     "weight norm over the wrong axis": (POST, set_class(conv.WeightNormConv1d, "forward", wrong_weight_norm)),
-    "positional convolution padded on the other side": (POST, other_side_padded),
+    "positional convolution padded on the other side": (POST, set_class(conv, "same_conv1d", other_side_padded)),
     "positional convolution sees the padding": (POST, positions_see_padding),
     "batch norm shifts the padding": (BATCH, batch_norm_leaks),
     "group norm over the padding": (POST, whole_batch_group_norm),
