@@ -1,10 +1,14 @@
-"""What every test runs under: a fixed seed, no more threads than a small machine has, and no network."""
+"""What every test runs under: a fixed seed, no more threads than a small machine has, and no network.
+
+At the end of a run the largest differences that tests recorded are printed: the tables of docs/numerics.md.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 import socket
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -32,3 +36,30 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+LARGEST = pytest.StashKey[dict[str, dict[str, float]]]()
+
+
+@pytest.fixture
+def record_differences(pytestconfig: pytest.Config) -> Callable[[str, Mapping[str, float]], None]:
+    """Remember the largest differences of a family."""
+
+    def record(family: str, largest: Mapping[str, float]) -> None:
+        table = pytestconfig.stash.setdefault(LARGEST, {}).setdefault(family, {})
+        for stage, value in largest.items():
+            table[stage] = max(table.get(stage, 0.0), value)
+
+    return record
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table."""
+    table = config.stash.get(LARGEST, {})
+    if not table:
+        return
+    stages = sorted({stage for row in table.values() for stage in row})
+    terminalreporter.section("largest differences that were recorded")
+    terminalreporter.write_line(" " * 12 + "".join(f"{stage:>10s}" for stage in stages))
+    for family, row in sorted(table.items()):
+        terminalreporter.write_line(f"{family:12s}" + "".join(f"{row.get(s, float('nan')):10.1e}" for s in stages))

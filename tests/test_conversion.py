@@ -130,7 +130,7 @@ def test_keys_that_do_not_fit_are_named_and_nothing_is_written(
         ({"activation_fn": "relu"}, {}, "activation_fn is 'relu'"),
         ({"extractor_mode": "odd"}, {}, "extractor_mode is 'odd'"),
         ({"encoder_attention_heads": 3}, {}, "width 16 cannot be divided by num_heads 3"),
-        ({"encoder_layers": 10**9}, {}, "must lie between 1 and"),
+        ({"encoder_layers": 10**9}, {}, "must lie from 1 to"),
         ({"encoder_layers": "12"}, {}, "'num_layers' cannot be '12'"),
         ({"normalize": True}, {"normalize": False}, "normalize = true and normalize = false"),
         ({"_name": "roberta"}, {}, None),  # the label embeddings still say that it is HuBERT

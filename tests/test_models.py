@@ -177,7 +177,7 @@ def test_overrides_of_a_preset() -> None:
     assert len(model.encoder.layers) == 2 and model.config.normalize and not model.training
     for overrides, words in (
         ({"layers": 2}, "does not know: layers"),
-        ({"num_layers": 0}, "must lie between 1 and"),
+        ({"num_layers": 0}, "must lie from 1 to"),
         ({"num_layers": True}, "cannot be True"),
         ({"width": 100}, "cannot be divided"),
         ({"extractor_norm": "batch"}, "cannot be 'batch'"),

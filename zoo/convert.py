@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from zoo import _native
-from zoo.converters import Conversion, open_conversion, sha256
+from zoo.converters import Conversion, open_conversion
 from zoo.errors import InputError, ZooError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -113,14 +113,14 @@ def _summary(conversion: Conversion) -> dict[str, Any]:
 
 
 def _inspection(conversion: Conversion) -> dict[str, Any]:
-    file = conversion.file
+    source = conversion.source
     return {
-        "source": str(file.path),
-        "sha256": sha256(file.path),
-        "container": file.container,
+        "source": str(source.path),
+        "sha256": conversion.sha256(),
+        "container": source.container,
         **_summary(conversion),
         "config": conversion.reading.config.to_dict(),
-        "classes": list(file.globals),
+        "classes": list(source.globals),
     }
 
 

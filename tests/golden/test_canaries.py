@@ -82,11 +82,12 @@ def detached_keys(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
 
 def wrong_weight_norm(self: nn.Module, x: Tensor) -> Tensor:
     weight = self.weight_v * (self.weight_g / self.weight_v.norm(dim=2, keepdim=True))
-    return F.conv1d(x, weight, self.bias, padding=self.padding, groups=self.groups)
+    return conv.same_conv1d(x, weight, self.bias, self.groups)
 
 
-def first_frame_trimmed(self: nn.Module, x: Tensor, padded: Tensor | None) -> Tensor:
-    return F.gelu(self.conv(x.transpose(1, 2))[:, :, 1:].transpose(1, 2))
+def other_side_padded(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+    kernel = weight.shape[2]
+    return F.conv1d(F.pad(x, ((kernel - 1) // 2, kernel // 2)), weight, bias, groups=groups)
 
 
 def set_class(owner: object, name: str, value: object) -> Plant:
@@ -95,26 +96,23 @@ def set_class(owner: object, name: str, value: object) -> Plant:
 
 def whole_batch_group_norm(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
     original = conv.FeatureExtractor.forward
-    patch.setattr(conv.FeatureExtractor, "forward", lambda self, x, samples=None: original(self, x))
+    patch.setattr(conv.FeatureExtractor, "forward", lambda self, x, valid=None: original(self, x))
 
 
-def no_normalisation(x: Tensor, samples: list[int], eps: float) -> Tensor:
+def no_normalisation(x: Tensor, valid: lengths.Valid | None, eps: float) -> Tensor:
     return x
 
 
-def unbiased(x: Tensor, samples: list[int], eps: float) -> Tensor:
-    out = torch.zeros_like(x)
-    for i, n in enumerate(samples):
-        alone = x[i, :n]
-        out[i, :n] = (alone - alone.mean()) / torch.sqrt(alone.var() + eps)
-    return out
+def unbiased(x: Tensor, valid: lengths.Valid | None, eps: float) -> Tensor:
+    n = torch.full((len(x),), x.shape[1]) if valid is None else valid.lengths
+    return ORIGINAL_NORMALISE(x, valid, eps) * torch.sqrt(1 - 1 / n)[:, None]
 
 
-def other_eps(x: Tensor, samples: list[int], eps: float) -> Tensor:
-    return ORIGINAL_NORMALISE(x, samples, 1e-7)
+def other_eps(x: Tensor, valid: lengths.Valid | None, eps: float) -> Tensor:
+    return ORIGINAL_NORMALISE(x, valid, 1e-7)
 
 
-def over_padding(x: Tensor, samples: list[int], eps: float) -> Tensor:
+def over_padding(x: Tensor, valid: lengths.Valid | None, eps: float) -> Tensor:
     return F.layer_norm(x, x.shape[1:], eps=eps)
 
 
@@ -148,9 +146,9 @@ def states_off_by_one(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(transformer.TransformerEncoder, "forward", forward)
 
 
-def detached_feed_forward(self: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+def detached_feed_forward(self: nn.Module, x: Tensor, *masks: Tensor | None) -> Tensor:
     """Right forward, wrong backward: nothing but the gradients can show it."""
-    x = self.layer_norm(x + self.dropout(self.attention(x, mask)))
+    x = self.layer_norm(x + self.dropout(self.attention(x, *masks)))
     return self.final_layer_norm(x + self.feed_forward(x.detach()))
 
 
@@ -169,10 +167,10 @@ CANARIES: dict[str, tuple[str, Plant]] = {
     "eps of a block's norm": (POST, eps(f"{LAYER}.layer_norm", 1e-3)),
     "eps of the group norm": (POST, eps("feature_extractor.conv_layers.0.layer_norm", 1e-7)),
     "eps of the feature norm": (PRE, eps("feature_projection.layer_norm", 1e-3)),
-    "eps of the waveform normalisation": (PRE, set_class(lengths, "normalise_waveforms", other_eps)),
-    "waveform normalisation missing": (PRE, set_class(lengths, "normalise_waveforms", no_normalisation)),
-    "waveform normalisation with unbiased variance": (PRE, set_class(lengths, "normalise_waveforms", unbiased)),
-    "waveform normalisation over the padding": (PRE, set_class(lengths, "normalise_waveforms", over_padding)),
+    "eps of the waveform normalisation": (PRE, set_class(_speech_encoder, "normalise_waveforms", other_eps)),
+    "waveform normalisation missing": (PRE, set_class(_speech_encoder, "normalise_waveforms", no_normalisation)),
+    "waveform normalisation with unbiased variance": (PRE, set_class(_speech_encoder, "normalise_waveforms", unbiased)),
+    "waveform normalisation over the padding": (PRE, set_class(_speech_encoder, "normalise_waveforms", over_padding)),
     "number of heads": (LIVELY, heads(2)),
     "attention without scale": (LIVELY, sdpa(unscaled)),
     "attention without padding mask": (POST, sdpa(unmasked)),
@@ -182,17 +180,16 @@ CANARIES: dict[str, tuple[str, Plant]] = {
         set_class(transformer.PostNormLayer, "forward", detached_feed_forward),
     ),
     "weight norm over the wrong axis": (POST, set_class(conv.WeightNormConv1d, "forward", wrong_weight_norm)),
-    "first frame of the positional convolution dropped": (
-        POST,
-        set_class(conv.PositionalConv, "forward", first_frame_trimmed),
-    ),
+    "positional convolution padded on the other side": (POST, set_class(conv, "same_conv1d", other_side_padded)),
     "positional convolution sees the padding": (POST, positions_see_padding),
     "batch norm shifts the padding": (BATCH, batch_norm_leaks),
     "group norm over the padding": (POST, whole_batch_group_norm),
     "length rule instead of reshape rule": (
         HUBERT,
         lambda model, patch: patch.setattr(
-            _speech_encoder.lengths_, "reshaped_padding_mask", lambda n, size, total: frames_by_length(model, n, total)
+            lengths.Valid,
+            "reshaped_padding_mask",
+            lambda self, size, total: self.after(model.kernels_and_strides).padding_mask(total),
         ),
     ),
     "pre-norm blocks in a post-norm model": (
@@ -206,11 +203,6 @@ CANARIES: dict[str, tuple[str, Plant]] = {
     "output bias of attention forgotten": (LIVELY, forgotten_bias(f"{LAYER}.attention.out_proj")),
     "hidden states off by one": (POST, states_off_by_one),
 }
-
-
-def frames_by_length(model: nn.Module, samples: Tensor, total: int) -> Tensor:
-    frames = torch.tensor([model.frame_count(int(n)) for n in samples])
-    return lengths.padding_mask(frames, total)
 
 
 @pytest.mark.parametrize("bug", CANARIES)

@@ -17,7 +17,7 @@ from torch import Tensor
 from zoo._registry import families
 from zoo.converters._dialect import Dialect, Reading
 from zoo.converters._rows import Assignment, assign
-from zoo.converters._unpickle import LazyTensor, TorchFile, open_torch_file
+from zoo.converters._source import Folder, Lazy, Source, open_source
 from zoo.errors import CheckpointError, ConfigError
 
 
@@ -38,21 +38,21 @@ class Conversion:
         dialect: name of the file's layout.
         reading: what the dialect found.
         assignment: which source key fills which parameter, and what is left behind.
-        file: the open source.
+        source: the open checkpoint.
     """
 
     dialect: str
     reading: Reading
     assignment: Assignment
-    file: TorchFile
+    source: Source
 
     def __enter__(self) -> Conversion:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.file.close()
+        self.source.close()
 
-    def tensor(self, name: str) -> LazyTensor:
+    def tensor(self, name: str) -> Lazy:
         """What fills a target name, not yet read."""
         return self.reading.tensors[self.assignment.filled[name]]
 
@@ -61,6 +61,10 @@ class Conversion:
         tensor = self.tensor(name).load()
         return tensor.float() if tensor.is_floating_point() else tensor
 
+    def sha256(self) -> str:
+        """Hash of the file, or of the files that hold a folder's weights."""
+        return sha256(*(self.source.weights if isinstance(self.source, Folder) else [self.source.path]))
+
     def provenance(self) -> dict[str, Any]:
         """Where the tensors come from, as JSON data that is the same for the same file."""
         dtypes = {
@@ -68,7 +72,7 @@ class Conversion:
         }
         return {
             "dialect": self.dialect,
-            "sha256": sha256(self.file.path),
+            "sha256": self.sha256(),
             "dtypes": sorted(dtypes),
             "dropped": self.assignment.dropped,
             "config": _plain(self.reading.source_config),
@@ -85,12 +89,13 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes, in hexadecimal."""
+def sha256(*paths: Path) -> str:
+    """Hash of the bytes of files, one after the other, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -100,24 +105,24 @@ def open_conversion(path: Path) -> Conversion:
     Raises:
         CheckpointError: when the file is not understood or its tensors do not fit its configuration.
     """
-    file = open_torch_file(path)
+    source = open_source(path)
     try:
         for dialect in dialects().values():
-            if dialect.recognise(file):
+            if dialect.recognise(source):
                 break
         else:
-            raise CheckpointError(f"its layout is none that the zoo reads ({', '.join(dialects())}); {_top(file)}")
-        reading = dialect.read(file)
+            raise CheckpointError(f"its layout is none that the zoo reads ({', '.join(dialects())}); {_top(source)}")
+        reading = dialect.read(source)
         shapes = {key: tensor.shape for key, tensor in reading.tensors.items()}
         expected = families()[reading.config.family].shapes(reading.config)
-        return Conversion(dialect.name, reading, assign(reading.rows, reading.drops, shapes, expected), file)
+        return Conversion(dialect.name, reading, assign(reading.rows, reading.drops, shapes, expected), source)
     except (CheckpointError, ConfigError) as error:
-        file.close()
+        source.close()
         raise CheckpointError(f"{path} cannot be converted: {error}") from None
 
 
-def _top(file: TorchFile) -> str:
-    if not isinstance(file.root, Mapping):
-        return f"it holds a {type(file.root).__name__} instead of a dictionary"
-    keys = [str(key) for key in file.root]
+def _top(source: Source) -> str:
+    if not isinstance(source.root, Mapping):
+        return f"it holds a {type(source.root).__name__} instead of a dictionary"
+    keys = [str(key) for key in source.root]
     return f"its top level holds {', '.join(keys[:8])}" + (" and more" if len(keys) > 8 else "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoo.converters._rows import Drop, Row
-from zoo.converters._unpickle import LazyTensor, TorchFile
+from zoo.converters._source import Lazy, Source
 from zoo.models._family import Config
 
 
@@ -24,7 +24,7 @@ class Reading:
     """
 
     config: Config
-    tensors: Mapping[str, LazyTensor]
+    tensors: Mapping[str, Lazy]
     rows: tuple[Row, ...]
     drops: tuple[Drop, ...]
     source_config: Mapping[str, Any]
@@ -42,5 +42,5 @@ class Dialect:
     """
 
     name: str
-    recognise: Callable[[TorchFile], bool]
-    read: Callable[[TorchFile], Reading]
+    recognise: Callable[[Source], bool]
+    read: Callable[[Source], Reading]

@@ -18,6 +18,7 @@ PLACEHOLDERS = {
     "m": r"\d{1,6}",
     "wb": "weight|bias",
     "bn": "weight|bias|running_mean|running_var|num_batches_tracked",
+    "wn": "bias|weight|weight_g|weight_v",
     "qkvo": "q|k|v|out",
     "rest": ".+",
 }

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from zoo.layers.attention import SelfAttention
 from zoo.layers.conv import NORM_EPS
 
 
@@ -30,7 +34,9 @@ class FeedForward(nn.Module):
 class TransformerLayer(nn.Module):
     """Parts of one block; the two children differ in where the norms stand."""
 
-    def __init__(self, width: int, inner: int, dropout: float, activation_dropout: float, attention: nn.Module) -> None:
+    def __init__(
+        self, width: int, inner: int, dropout: float, activation_dropout: float, attention: SelfAttention
+    ) -> None:
         super().__init__()
         self.attention = attention
         self.dropout = nn.Dropout(dropout)
@@ -42,9 +48,9 @@ class TransformerLayer(nn.Module):
 class PostNormLayer(TransformerLayer):
     """Norm after each residual sum (fairseq `layer_norm_first=False`)."""
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, allowed: Tensor | None, position_bias: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x = self.layer_norm(x + self.dropout(self.attention(x, mask)))
+        x = self.layer_norm(x + self.dropout(self.attention(x, allowed, position_bias)))
         out: Tensor = self.final_layer_norm(x + self.feed_forward(x))
         return out
 
@@ -52,9 +58,9 @@ class PostNormLayer(TransformerLayer):
 class PreNormLayer(TransformerLayer):
     """Norm before each sub-layer (fairseq `layer_norm_first=True`)."""
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, allowed: Tensor | None, position_bias: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x = x + self.dropout(self.attention(self.layer_norm(x), mask))
+        x = x + self.dropout(self.attention(self.layer_norm(x), allowed, position_bias))
         out: Tensor = x + self.feed_forward(self.final_layer_norm(x))
         return out
 
@@ -68,8 +74,13 @@ class TransformerEncoder(nn.Module):
         layers: number of blocks.
         dropout: after the input, after attention and after the feed-forward layer.
         activation_dropout: inside the feed-forward layer.
+        layerdrop: probability that a block is skipped, in training mode.
         pos_conv: module called with (x, padded), whose result is added to x.
-        attention: makes the attention module of a block.
+        attention: makes the attention module of a block from its index.
+
+    Attributes:
+        checkpointing: in training mode, compute the blocks again in the backward pass instead of keeping their inner
+            activations.
     """
 
     layer_type: type[TransformerLayer]
@@ -82,15 +93,18 @@ class TransformerEncoder(nn.Module):
         layers: int,
         dropout: float,
         activation_dropout: float,
+        layerdrop: float,
         pos_conv: nn.Module,
-        attention: Callable[[], nn.Module],
+        attention: Callable[[int], SelfAttention],
     ) -> None:
         super().__init__()
+        self.layerdrop = layerdrop
+        self.checkpointing = False
         self.pos_conv_embed = pos_conv
         self.layer_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
-            self.layer_type(width, inner, dropout, activation_dropout, attention()) for _ in range(layers)
+            self.layer_type(width, inner, dropout, activation_dropout, attention(i)) for i in range(layers)
         )
 
     def enter(self, x: Tensor) -> Tensor:
@@ -100,6 +114,11 @@ class TransformerEncoder(nn.Module):
     def leave(self, x: Tensor) -> Tensor:
         """Applied to the output of the last block."""
         return x
+
+    def position_bias(self, frames: int) -> Tensor | None:
+        """What the first block's attention makes of the distances of frames, for all blocks."""
+        first = self.layers[0].attention
+        return first.position_bias(frames) if isinstance(first, SelfAttention) else None
 
     def forward(
         self, x: Tensor, padded: Tensor | None, mask_positions: bool, wanted: Collection[int]
@@ -117,16 +136,41 @@ class TransformerEncoder(nn.Module):
         """
         x = x + self.pos_conv_embed(x, padded if mask_positions else None)
         x = self.dropout(self.enter(x))
-        mask = None if padded is None else ~padded[:, None, None, :]
         states = {0: x} if 0 in wanted else {}
         depth = max(wanted)
+        allowed = None if padded is None else ~padded[:, None, None, :]
+        position_bias = self.position_bias(x.shape[1]) if depth else None
+        run = self._train_layer if self.training else _run_layer
         for i, layer in enumerate(self.layers[:depth], start=1):
-            x = layer(x, mask)
+            x = run(layer, x, allowed, position_bias)
             if i in wanted:
                 states[i] = x
         if depth == len(self.layers):
             states[depth] = self.leave(x)
         return states
+
+    def _train_layer(self, layer: nn.Module, x: Tensor, allowed: Tensor | None, position_bias: Tensor | None) -> Tensor:
+        """A block with layerdrop and gradient checkpointing.
+
+        In a traced graph, and where several processes share their gradients, a dropped block is computed all the
+        same and its result put aside: the graph is one, and every parameter gets a gradient on every process.
+        """
+        drop = None
+        if self.layerdrop > 0:
+            if torch.compiler.is_compiling() or (dist.is_available() and dist.is_initialized()):
+                drop = torch.rand((), device=x.device) < self.layerdrop
+            elif torch.rand(()) < self.layerdrop:
+                return x
+        if self.checkpointing:
+            y: Tensor = checkpoint(layer, x, allowed, position_bias, use_reentrant=False)
+        else:
+            y = layer(x, allowed, position_bias)
+        return y if drop is None else torch.where(drop, x, y)
+
+
+def _run_layer(layer: nn.Module, x: Tensor, allowed: Tensor | None, position_bias: Tensor | None) -> Tensor:
+    y: Tensor = layer(x, allowed, position_bias)
+    return y
 
 
 class PostNormEncoder(TransformerEncoder):

@@ -8,7 +8,7 @@ import typing
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,9 @@ SOURCE_CODES = {
     "FBV": ("fairseq", "https://dl.fbaipublicfiles.com/voxpopuli/models/"),
     "MMS": ("fairseq", "https://dl.fbaipublicfiles.com/mms/"),
     "FAIRSEQ": ("fairseq", "https://"),
+    "D2V": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/data2vec/"),
     "S3": ("s3prl", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
+    "S3M": ("microsoft", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
     "HF": ("huggingface", "hf:"),
     "TA": ("torchaudio", "https://download.pytorch.org/torchaudio/models/"),
 }
@@ -265,8 +267,7 @@ class Family:
             return {name: tuple(tensor.shape) for name, tensor in self.model(config).state_dict().items()}
 
 
-@dataclass(frozen=True)
-class EncoderOutput:
+class EncoderOutput(NamedTuple):
     """What a model returns.
 
     Attributes:

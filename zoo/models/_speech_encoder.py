@@ -5,23 +5,45 @@ Shapes: B batch, S samples, C conv channels, T frames, D width, L layers, V voca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, InputError
-from zoo.layers import lengths as lengths_
-from zoo.layers.attention import SelfAttention
-from zoo.layers.conv import NORM_EPS, BatchNormPositionalConv, FeatureExtractor, PositionalConv
+from zoo.layers.attention import GatedRelativeAttention, SelfAttention
+from zoo.layers.conv import (
+    NORM_EPS,
+    BatchNormPositionalConv,
+    FeatureExtractor,
+    PositionalConv,
+    StackedPositionalConv,
+)
+from zoo.layers.lengths import Valid, frame_count, min_samples, normalise_waveforms
+from zoo.layers.masking import span_mask
 from zoo.layers.transformer import PostNormEncoder, PreNormEncoder
 from zoo.models._family import Config, EncoderOutput, Model
 
 STANDARD_CONV_LAYERS = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
-POSITIONAL_CONVS = {"weight": PositionalConv, "batch": BatchNormPositionalConv}
-LIMITS = {"num_layers": 512, "width": 65536, "ffn_width": 262144, "num_heads": 1024, "pos_conv_kernel": 4096}
+LIMITS = {  # smallest and largest value of each field
+    "num_layers": (1, 512),
+    "width": (1, 65536),
+    "ffn_width": (1, 262144),
+    "num_heads": (1, 1024),
+    "pos_conv_kernel": (1, 4096),
+    "pos_conv_depth": (1, 64),
+    "relative_buckets": (0, 65536),
+    "relative_max_distance": (1, 1 << 20),
+    "dropout": (0, 1),
+    "attention_dropout": (0, 1),
+    "activation_dropout": (0, 1),
+    "input_dropout": (0, 1),
+    "layerdrop": (0, 1),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +57,15 @@ class SpeechEncoderConfig(Config):
         num_layers, width, ffn_width, num_heads: transformer depth L, width D, feed-forward width, heads H.
         norm_first: pre-norm blocks with the encoder's norm at the end, or post-norm with it before the first block.
         pos_conv_kernel, pos_conv_groups: the positional convolution.
-        pos_conv_norm: "weight": weight-normalised; "batch": batch norm before a plain convolution.
+        pos_conv_norm: "weight": weight-normalised; "batch": batch norm before a plain convolution; "layer": a stack
+            of `pos_conv_depth` convolutions, each followed by an affine-free layer norm.
+        relative_buckets, relative_max_distance: WavLM's gated relative position bias; 0 buckets: none.
         normalize, normalize_eps: zero mean and unit variance per utterance, and what is added to the variance.
         padding_rule: how the reference turns the sample mask into frames: "length" (convolution length formula) or
             "reshape" (the sample mask is reshaped to frames).
+        attention_mask: whether the reference masks padded frames at all; Hugging Face does not for group-norm models.
         sample_rate: Hz.
-        dropout, attention_dropout, activation_dropout, input_dropout: in training mode only.
+        dropout, attention_dropout, activation_dropout, input_dropout, layerdrop: in training mode only.
         symbols: what the outputs of a CTC head stand for, when known.
     """
 
@@ -54,23 +79,28 @@ class SpeechEncoderConfig(Config):
     norm_first: bool = False
     pos_conv_kernel: int = 128
     pos_conv_groups: int = 16
-    pos_conv_norm: Literal["weight", "batch"] = "weight"
+    pos_conv_norm: Literal["weight", "batch", "layer"] = "weight"
+    pos_conv_depth: int = 1
+    relative_buckets: int = 0
+    relative_max_distance: int = 800
     normalize: bool = False
     normalize_eps: float = 1e-5
     padding_rule: Literal["length", "reshape"] = "length"
+    attention_mask: bool = True
     sample_rate: int = 16000
     dropout: float = 0.1
     attention_dropout: float = 0.1
     activation_dropout: float = 0.0
     input_dropout: float = 0.1
+    layerdrop: float = 0.0
     symbols: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no model can be built from."""
-        for name, limit in LIMITS.items():
+        for name, (smallest, largest) in LIMITS.items():
             value = getattr(self, name)
-            if not 1 <= value <= limit:
-                raise ConfigError(f"configuration field {name!r} is {value}; it must lie between 1 and {limit}")
+            if not smallest <= value <= largest:
+                raise ConfigError(f"configuration field {name!r} is {value}; it must lie from {smallest} to {largest}")
         for name, divisor in (("num_heads", self.num_heads), ("pos_conv_groups", self.pos_conv_groups)):
             if divisor < 1 or self.width % divisor:
                 raise ConfigError(f"width {self.width} cannot be divided by {name} {divisor}")
@@ -78,6 +108,13 @@ class SpeechEncoderConfig(Config):
             not (1 <= c <= 65536 and 1 <= k <= 4096 and 1 <= s <= 4096) for c, k, s in self.conv_layers
         ):
             raise ConfigError(f"conv_layers {self.conv_layers!r} is not a list of (channels, kernel, stride) in bounds")
+        if self.relative_buckets % 4 or (
+            self.relative_buckets > 0 and self.relative_max_distance * 4 <= self.relative_buckets
+        ):
+            raise ConfigError(
+                f"relative_buckets {self.relative_buckets} must be a multiple of 4, and relative_max_distance "
+                f"{self.relative_max_distance} more than a quarter of it"
+            )
 
 
 class FeatureProjection(nn.Module):
@@ -95,6 +132,21 @@ class FeatureProjection(nn.Module):
         return out
 
 
+@dataclass(frozen=True)
+class Masking:
+    """Spans hidden from the encoder in training mode, drawn with torch's generator.
+
+    Attributes:
+        time_probability, time_span: share of frames replaced by the learned mask embedding, and frames in a span.
+        channel_probability, channel_span: share of channels set to zero, and channels in a span.
+    """
+
+    time_probability: float = 0.0
+    time_span: int = 10
+    channel_probability: float = 0.0
+    channel_span: int = 64
+
+
 class SpeechEncoder(Model):
     """Waveforms to hidden states."""
 
@@ -103,6 +155,7 @@ class SpeechEncoder(Model):
         self.config: SpeechEncoderConfig = config
         self.kernels_and_strides = tuple((kernel, stride) for _, kernel, stride in config.conv_layers)
         self.masked_spec_embed = nn.Parameter(torch.empty(config.width).uniform_())
+        self.masking = Masking()
         self.feature_extractor = FeatureExtractor(config.conv_layers, config.extractor_norm, config.conv_bias)
         self.feature_projection = FeatureProjection(config.conv_layers[-1][0], config.width, config.input_dropout)
         encoder_type = PreNormEncoder if config.norm_first else PostNormEncoder
@@ -112,10 +165,9 @@ class SpeechEncoder(Model):
             layers=config.num_layers,
             dropout=config.dropout,
             activation_dropout=config.activation_dropout,
-            pos_conv=POSITIONAL_CONVS[config.pos_conv_norm](
-                config.width, config.pos_conv_kernel, config.pos_conv_groups
-            ),
-            attention=lambda: SelfAttention(config.width, config.num_heads, config.attention_dropout),
+            layerdrop=config.layerdrop,
+            pos_conv=_positional_conv(config),
+            attention=partial(_attention, config),
         )
 
     @property
@@ -131,19 +183,42 @@ class SpeechEncoder(Model):
     @property
     def hop_length(self) -> int:
         """Samples from one frame to the next."""
-        hop = 1
-        for _, stride in self.kernels_and_strides:
-            hop *= stride
-        return hop
+        return math.prod(stride for _, stride in self.kernels_and_strides)
 
     @property
     def min_samples(self) -> int:
         """Fewest samples that give a frame."""
-        return lengths_.min_samples(self.kernels_and_strides)
+        return min_samples(self.kernels_and_strides)
 
     def frame_count(self, samples: int) -> int:
         """Frames that an utterance of `samples` samples gives; 0 below `min_samples`."""
-        return lengths_.frame_count(samples, self.kernels_and_strides)
+        return frame_count(samples, self.kernels_and_strides)
+
+    @property
+    def masking(self) -> Masking:
+        """What is hidden from the encoder in training mode; nothing unless set.
+
+        The mask embedding is trained only while frames are masked, so that no parameter is left without gradient.
+        """
+        return self._masking
+
+    @masking.setter
+    def masking(self, masking: Masking) -> None:
+        self._masking = masking
+        self.masked_spec_embed.requires_grad_(masking.time_probability > 0)
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """In training mode, compute the blocks again in the backward pass instead of keeping their activations."""
+        return self.encoder.checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        self.encoder.checkpointing = value
+
+    def freeze_feature_extractor(self) -> None:
+        """Exclude the convolutional front end from training, as fine-tuning recipes do."""
+        self.feature_extractor.requires_grad_(False)
 
     def forward(
         self,
@@ -169,20 +244,20 @@ class SpeechEncoder(Model):
             InputError: for waveforms, lengths or layers that the model cannot take.
         """
         wanted = self.layer_indices(layers)
-        waveforms, samples = self._batch(waveforms, lengths)
+        waveforms, valid = self._batch(waveforms, lengths)
         exact = self.padding == "exact"
-        if exact:
-            waveforms = waveforms[:, : max(samples)]
-        size = waveforms.shape[1]
-        valid = torch.tensor(samples, device=waveforms.device)
-        padded = any(n < size for n in samples)
-
-        x = self._prepare(waveforms, samples, valid if padded else None)
-        x = self.feature_extractor(x, samples if exact and padded else None)
-        frames = torch.tensor([self.frame_count(n) for n in samples], device=x.device)
-        mask = self._frame_mask(valid, frames, size, x.shape[1], exact) if padded else None
+        x = self._prepare(waveforms, valid)
+        x = self.feature_extractor(x, valid if exact else None)
+        batch, total, _ = x.shape
+        if valid is None:
+            frames, mask = torch.full((batch,), total, device=x.device), None
+        else:
+            frames = valid.after(self.kernels_and_strides).lengths
+            mask = self._frame_mask(valid, waveforms.shape[1], total)
 
         x = self.feature_projection(x)
+        if self.training:
+            x = self._hide(x, frames)
         if mask is not None:
             x = x.masked_fill(mask[:, :, None], 0.0)
         states = self.encoder(x, mask, exact, frozenset(wanted))
@@ -194,8 +269,9 @@ class SpeechEncoder(Model):
 
     def _batch(
         self, waveforms: Tensor | Sequence[Tensor], lengths: Tensor | Sequence[int] | None
-    ) -> tuple[Tensor, list[int]]:
-        """Checked (B, S) waveforms, on the model's device, and the samples of each."""
+    ) -> tuple[Tensor, Valid | None]:
+        """Checked (B, S) waveforms on the model's device, and their true lengths where anything is padded."""
+        device = self.masked_spec_embed.device
         if not isinstance(waveforms, Tensor):
             if lengths is not None:
                 raise InputError("lengths were given beside a list of waveforms; a list carries its own lengths")
@@ -213,40 +289,77 @@ class SpeechEncoder(Model):
                 f"waveforms must be floating point in [-1, 1]; found {waveforms.dtype}: divide 16-bit integers by 32768"
             )
         batch, size = waveforms.shape
-        samples = [size] * batch if lengths is None else _integers(lengths)
-        if len(samples) != batch:
-            raise InputError(f"lengths must have one entry per waveform; found {len(samples)} for {batch} waveforms")
-        for i, n in enumerate(samples):
+        if torch.compiler.is_compiling() and isinstance(lengths, Tensor):
+            return waveforms.to(device), Valid(lengths.to(device), None)
+        counts = (size,) * batch if lengths is None else _integers(lengths)
+        if len(counts) != batch:
+            raise InputError(f"lengths must have one entry per waveform; found {len(counts)} for {batch} waveforms")
+        for i, n in enumerate(counts):
             if n > size:
                 raise InputError(f"lengths[{i}] is {n}, but the batch is only {size} samples long")
             if n < self.min_samples:
                 raise InputError(
                     f"waveform {i} has {n} samples; this model needs at least min_samples = {self.min_samples}"
                 )
-        return waveforms.to(self.masked_spec_embed.device), samples
+        if self.padding == "exact":
+            size = max(counts)
+            waveforms = waveforms[:, :size]
+        padded = any(n < size for n in counts)
+        return waveforms.to(device), Valid(torch.tensor(counts, device=device), counts) if padded else None
 
-    def _prepare(self, waveforms: Tensor, samples: Sequence[int], lengths: Tensor | None) -> Tensor:
-        """Zero the padding beyond `lengths`, normalise if the checkpoint wants it (in fp32 at least), cast."""
+    def _prepare(self, waveforms: Tensor, valid: Valid | None) -> Tensor:
+        """Zero the padding, normalise where the checkpoint wants it (in fp32 at least), cast to the model's dtype."""
         dtype = self.masked_spec_embed.dtype
-        if lengths is not None:
-            waveforms = waveforms.masked_fill(lengths_.padding_mask(lengths, waveforms.shape[1]), 0.0)
+        if valid is not None:
+            waveforms = waveforms.masked_fill(valid.padding_mask(waveforms.shape[1]), 0.0)
         if self.config.normalize:
             waveforms = waveforms.to(torch.promote_types(dtype, torch.float32))
-            waveforms = lengths_.normalise_waveforms(waveforms, samples, self.config.normalize_eps)
+            waveforms = normalise_waveforms(waveforms, valid, self.config.normalize_eps)
         return waveforms.to(dtype)
 
-    def _frame_mask(self, samples: Tensor, frames: Tensor, size: int, total: int, exact: bool) -> Tensor:
+    def _frame_mask(self, valid: Valid, size: int, total: int) -> Tensor | None:
         """(B, T) mask of padded frames, by the reference's rule where its numbers are wanted."""
-        if not exact and self.config.padding_rule == "reshape":
-            return lengths_.reshaped_padding_mask(samples, size, total)
-        return lengths_.padding_mask(frames, total)
+        if self.padding == "reference":
+            if not self.config.attention_mask:
+                return None
+            if self.config.padding_rule == "reshape":
+                return valid.reshaped_padding_mask(size, total)
+        return valid.after(self.kernels_and_strides).padding_mask(total)
+
+    def _hide(self, x: Tensor, frames: Tensor) -> Tensor:
+        """Mask spans of frames and of channels of x (B, T, D), whose items have `frames` (B,) frames."""
+        batch, total, width = x.shape
+        m = self.masking
+        if m.time_probability > 0:
+            hidden = span_mask(frames, total, m.time_probability, m.time_span)
+            x = torch.where(hidden[:, :, None], self.masked_spec_embed, x)
+        if m.channel_probability > 0:
+            widths = torch.full((batch,), width, device=x.device)
+            hidden = span_mask(widths, width, m.channel_probability, m.channel_span)
+            x = x.masked_fill(hidden[:, None, :], 0.0)
+        return x
 
 
-def _integers(lengths: Tensor | Sequence[int]) -> list[int]:
+def _positional_conv(config: SpeechEncoderConfig) -> nn.Module:
+    width, kernel, groups = config.width, config.pos_conv_kernel, config.pos_conv_groups
+    if config.pos_conv_norm == "layer":
+        return StackedPositionalConv(width, kernel, groups, config.pos_conv_depth)
+    return {"weight": PositionalConv, "batch": BatchNormPositionalConv}[config.pos_conv_norm](width, kernel, groups)
+
+
+def _attention(config: SpeechEncoderConfig, index: int) -> SelfAttention:
+    width, heads, dropout = config.width, config.num_heads, config.attention_dropout
+    if config.relative_buckets == 0:
+        return SelfAttention(width, heads, dropout)
+    buckets, distance = config.relative_buckets, config.relative_max_distance
+    return GatedRelativeAttention(width, heads, dropout, buckets, distance, first=index == 0)
+
+
+def _integers(lengths: Tensor | Sequence[int]) -> tuple[int, ...]:
     """Lengths as plain integers."""
     if isinstance(lengths, Tensor) and (lengths.dim() != 1 or lengths.is_floating_point() or lengths.is_complex()):
         raise InputError(f"lengths must be a 1-D tensor of integers; found {lengths.dtype}, {tuple(lengths.shape)}")
     try:
-        return [int(n) for n in lengths]
+        return tuple(int(n) for n in lengths)
     except (TypeError, ValueError):
         raise InputError(f"lengths must be integers, one per waveform; found {lengths!r}") from None

@@ -12,7 +12,7 @@ from functools import partial
 from zoo.models._family import Family, preset
 from zoo.models._speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
-BASE = SpeechEncoderConfig(family="hubert", padding_rule="reshape")
+BASE = SpeechEncoderConfig(family="hubert", padding_rule="reshape", layerdrop=0.05)
 LARGE = replace(
     BASE,
     extractor_norm="layer",
@@ -25,6 +25,7 @@ LARGE = replace(
     dropout=0.0,
     attention_dropout=0.0,
     input_dropout=0.0,
+    layerdrop=0.0,
 )
 XLARGE = replace(LARGE, num_layers=48, width=1280, ffn_width=5120)
 
@@ -99,7 +100,7 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRESETS,
-    names={"fairseq": ("hubert", "hubert_ctc", "hubert_pretraining")},
+    names={"fairseq": ("hubert", "hubert_ctc", "hubert_pretraining"), "huggingface": ("hubert",)},
     fixed={"fairseq": {"padding_rule": "reshape"}},
     rows={"fairseq": (("label_embs_concat", "heads.label_embs_concat"),)},
 )

@@ -14,9 +14,11 @@ from functools import partial
 from zoo.models._family import Family, Preset, preset
 from zoo.models._speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
-BASE = SpeechEncoderConfig(family="wav2vec2")
-LARGE_GROUP_NORM = replace(BASE, num_layers=24, width=1024, ffn_width=4096, num_heads=16, dropout=0.0)
-LARGE = replace(LARGE_GROUP_NORM, extractor_norm="layer", conv_bias=True, norm_first=True, normalize=True)
+BASE = SpeechEncoderConfig(family="wav2vec2", layerdrop=0.05)
+LARGE_GROUP_NORM = replace(BASE, num_layers=24, width=1024, ffn_width=4096, num_heads=16, dropout=0.0, layerdrop=0.2)
+LARGE = replace(
+    LARGE_GROUP_NORM, extractor_norm="layer", conv_bias=True, norm_first=True, normalize=True, layerdrop=0.0
+)
 LARGE_XLSR = replace(LARGE, attention_dropout=0.0, input_dropout=0.0)
 ONE_BILLION = replace(LARGE, num_layers=48, width=1280, ffn_width=5120, attention_dropout=0.0)
 TWO_BILLION = replace(ONE_BILLION, width=1920, ffn_width=7680)
@@ -205,6 +207,6 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRETRAINED + VOXPOPULI_ENCODERS + FINE_TUNED,
-    names={"fairseq": ("wav2vec2", "wav2vec_ctc")},
+    names={"fairseq": ("wav2vec2", "wav2vec_ctc"), "huggingface": ("wav2vec2",)},
     fixed={"fairseq": {"padding_rule": "length"}},
 )

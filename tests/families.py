@@ -1,0 +1,27 @@
+"""A tiny model of every released kind, with random weights."""
+
+from __future__ import annotations
+
+import zoo
+from zoo.models._family import Model
+
+STACK = tuple((16, kernel, stride) for _, kernel, stride in zoo.info("hubert_base").config.conv_layers)
+KINDS = (
+    "wav2vec2_base_960",
+    "wav2vec2_large_ll60k",
+    "hubert_base",
+    "hubert_large_ll60k",
+    "data2vec_base_960",
+    "wavlm_base",
+    "wavlm_large",
+    "unispeech_large_en",
+    "unispeech_sat_base",
+    "unispeech_sat_large",
+)
+
+
+def tiny(name: str, **overrides: object) -> Model:
+    """The architecture of a preset at width 32, with dropouts off unless set."""
+    small = {"conv_layers": STACK, "num_layers": 2, "width": 32, "ffn_width": 64, "num_heads": 4}
+    off = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop"), 0.0)
+    return zoo.build(name, **{**small, **off, **overrides})

@@ -1,0 +1,131 @@
+"""Keys and fields that fairseq and what grew from it (Microsoft's and s3prl's files) have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from zoo.converters._fields import parse_conv_layers
+from zoo.converters._rows import Row
+from zoo.converters._unpickle import LazyTensor
+from zoo.errors import CheckpointError
+from zoo.models._family import Family
+from zoo.models._speech_encoder import SpeechEncoderConfig
+
+Get = Callable[[str, Any], Any]  # name of a field, default -> its value
+
+EXTRACTOR_NORMS = {"default": "group", "layer_norm": "layer"}
+ROWS = (
+    Row("mask_emb", "masked_spec_embed"),
+    Row("feature_extractor.conv_layers.{m}.0.{wb}", "feature_extractor.conv_layers.{m}.conv.{wb}"),
+    Row("layer_norm.{wb}", "feature_projection.layer_norm.{wb}"),
+    Row("post_extract_proj.{wb}", "feature_projection.projection.{wb}"),
+    Row("encoder.layer_norm.{wb}", "encoder.layer_norm.{wb}"),
+    Row("encoder.layers.{n}.self_attn.{qkvo}_proj.{wb}", "encoder.layers.{n}.attention.{qkvo}_proj.{wb}"),
+    Row("encoder.layers.{n}.self_attn_layer_norm.{wb}", "encoder.layers.{n}.layer_norm.{wb}"),
+    Row("encoder.layers.{n}.fc1.{wb}", "encoder.layers.{n}.feed_forward.intermediate_dense.{wb}"),
+    Row("encoder.layers.{n}.fc2.{wb}", "encoder.layers.{n}.feed_forward.output_dense.{wb}"),
+    Row("encoder.layers.{n}.final_layer_norm.{wb}", "encoder.layers.{n}.final_layer_norm.{wb}"),
+    Row("final_proj.{rest}", "heads.final_proj.{rest}"),
+    Row("project_q.{wb}", "heads.project_q.{wb}"),
+    Row("quantizer.{rest}", "heads.quantizer.{rest}"),
+    Row("target_glu.{rest}", "heads.target_glu.{rest}"),
+)
+EXTRACTOR_ROWS = {
+    "group": (Row("feature_extractor.conv_layers.0.2.{wb}", "feature_extractor.conv_layers.0.layer_norm.{wb}"),),
+    "layer": (Row("feature_extractor.conv_layers.{m}.2.1.{wb}", "feature_extractor.conv_layers.{m}.layer_norm.{wb}"),),
+}
+POSITIONAL_ROWS = {
+    "weight": (Row("encoder.pos_conv.0.{wn}", "encoder.pos_conv_embed.conv.{wn}"),),
+    "batch": (
+        Row("encoder.pos_conv.0.{bn}", "encoder.pos_conv_embed.batch_norm.{bn}"),
+        Row("encoder.pos_conv.1.{wb}", "encoder.pos_conv_embed.conv.{wb}"),
+    ),
+    "layer": (Row("encoder.pos_conv.{m}.0.{wb}", "encoder.pos_conv_embed.layers.{m}.conv.{wb}"),),
+}
+BIAS_ROWS = (
+    Row(
+        "encoder.layers.0.self_attn.relative_attention_bias.weight", "encoder.layers.0.attention.rel_attn_embed.weight"
+    ),
+    Row("encoder.layers.{n}.self_attn.grep_linear.{wb}", "encoder.layers.{n}.attention.gru_rel_pos_linear.{wb}"),
+    Row("encoder.layers.{n}.self_attn.grep_a", "encoder.layers.{n}.attention.gru_rel_pos_const"),
+)
+
+# Values under which the reference's forward pass is the one built here; an absent field has the first.
+REQUIRED: Mapping[str, tuple[Any, ...]] = {
+    "activation_fn": ("gelu",),
+    "layer_type": ("transformer",),
+    "quantize_input": (False,),
+    "crop_seq_to_multiple": (1,),
+}
+
+
+def encoder_fields(get: Get) -> dict[str, Any]:
+    """Fields of `SpeechEncoderConfig` from fairseq's; the defaults are those of fairseq's own configuration class.
+
+    Raises:
+        CheckpointError: for a value under which the reference computes something that the zoo does not have.
+    """
+    for name, allowed in REQUIRED.items():
+        if (value := get(name, allowed[0])) not in allowed:
+            raise CheckpointError(f"{name} is {value!r}, which this version of zoo does not have")
+    mode = get("extractor_mode", "default")
+    if mode not in EXTRACTOR_NORMS:
+        raise CheckpointError(f"extractor_mode is {mode!r}; expected one of {', '.join(EXTRACTOR_NORMS)}")
+    stack = get("conv_feature_layers", "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")
+    return {
+        "conv_layers": parse_conv_layers(stack),
+        "extractor_norm": EXTRACTOR_NORMS[mode],
+        "conv_bias": get("conv_bias", False),
+        "num_layers": get("encoder_layers", 12),
+        "width": get("encoder_embed_dim", 768),
+        "ffn_width": get("encoder_ffn_embed_dim", 3072),
+        "num_heads": get("encoder_attention_heads", 12),
+        "norm_first": get("layer_norm_first", False),
+        **_positions(get),
+        "dropout": get("dropout", 0.1),
+        "attention_dropout": get("attention_dropout", 0.1),
+        "activation_dropout": get("activation_dropout", 0.0),
+        "input_dropout": get("dropout_input", 0.0),
+        "layerdrop": get("encoder_layerdrop", 0.0),
+    }
+
+
+def _positions(get: Get) -> dict[str, Any]:
+    """The positional convolution: `conv_pos` taps, shared out among the blocks of a stack."""
+    taps, depth = get("conv_pos", 128), get("pos_conv_depth", 1)
+    groups = get("conv_pos_groups", 16)
+    if depth == 1:
+        norm = "batch" if get("conv_pos_batch_norm", False) else "weight"
+        return {"pos_conv_kernel": taps, "pos_conv_groups": groups, "pos_conv_norm": norm}
+    if type(taps) is not int or type(depth) is not int or depth < 1:
+        raise CheckpointError(f"conv_pos is {taps!r} and pos_conv_depth is {depth!r}; expected whole numbers above 0")
+    kernel = max(3, taps // depth)
+    return {"pos_conv_kernel": kernel, "pos_conv_groups": groups, "pos_conv_norm": "layer", "pos_conv_depth": depth}
+
+
+def rows(config: SpeechEncoderConfig, family: Family, dialect: str) -> tuple[Row, ...]:
+    """The key table of a configuration, with the family's own rows in that dialect."""
+    return (
+        *ROWS,
+        *EXTRACTOR_ROWS[config.extractor_norm],
+        *POSITIONAL_ROWS[config.pos_conv_norm],
+        *(BIAS_ROWS if config.relative_buckets else ()),
+        *(Row(*pair) for pair in family.rows.get(dialect, ())),
+    )
+
+
+def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, LazyTensor]:
+    """The tensors of a state dict; one dictionary inside it, such as data2vec's teacher copy, is taken apart.
+
+    Raises:
+        CheckpointError: for something that is no tensor.
+    """
+    found = {}
+    for key, value in items:
+        inside = value.items() if isinstance(value, Mapping) else ()
+        for name, tensor in [(f"{key}.{k}", v) for k, v in inside] or [(key, value)]:
+            if not isinstance(tensor, LazyTensor):
+                raise CheckpointError(f"the model's state dict holds something else than a tensor under {name!r}")
+            found[name] = tensor
+    return found

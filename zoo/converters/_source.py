@@ -1,0 +1,187 @@
+"""What a dialect is given: an open torch file, or a Hugging Face folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from zoo.converters._unpickle import LazyTensor, open_torch_file
+from zoo.errors import CheckpointError
+
+MAX_JSON_BYTES = 64 * 2**20
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class Lazy(Protocol):
+    """A tensor that is still in its file."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As stored."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+
+    def load(self) -> Tensor:
+        """Read it."""
+
+
+class Source(Protocol):
+    """An open checkpoint.
+
+    Attributes:
+        path: the file or folder.
+        container: "zip", "legacy" or "folder".
+        globals: what the pickles of the source name.
+        root: plain data with lazy tensors; of a folder, its JSON files by stem and `tensors`, name -> tensor.
+    """
+
+    path: Path
+    container: str
+    globals: tuple[str, ...]
+    root: Any
+
+    def close(self) -> None:
+        """Close the file; its tensors cannot be loaded any more."""
+
+
+def open_source(path: Path) -> Source:
+    """Open a checkpoint file or a Hugging Face folder; reads no tensor.
+
+    Raises:
+        CheckpointError: when it is neither, or damaged.
+    """
+    return Folder(path) if path.is_dir() else open_torch_file(path)
+
+
+class Folder:
+    """A Hugging Face folder; files that are none of a model's are ignored."""
+
+    container = "folder"
+    JSON = ("config", "preprocessor_config", "vocab")
+    # Weights in order of preference; an index names the shards that hold each tensor.
+    WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open = contextlib.ExitStack()
+        self._globals: set[str] = set()
+        if not (path / "config.json").is_file():
+            raise CheckpointError(
+                f"{path} is a folder without config.json; give a checkpoint file or a Hugging Face folder"
+            )
+        self.root: dict[str, Any] = {name: _json(path / f"{name}.json") for name in self.JSON}
+        weights = next((path / name for name in self.WEIGHTS if (path / name).is_file()), None)
+        if weights is None:
+            raise CheckpointError(f"{path} holds no weights; expected one of {', '.join(self.WEIGHTS)}")
+        self.weights = self._shards(weights) if weights.suffix == ".json" else [weights]
+        try:
+            tensors: dict[str, Lazy] = {}
+            for file in self.weights:
+                found = self._read(file)
+                if twice := sorted(tensors.keys() & found.keys()):
+                    raise CheckpointError(f"{path} holds the tensor {twice[0]} in two files")
+                tensors |= found
+        except CheckpointError:
+            self.close()
+            raise
+        self.root["tensors"] = tensors
+        self.globals = tuple(sorted(self._globals))
+
+    def close(self) -> None:
+        """Close the files; tensors cannot be loaded any more."""
+        self._open.close()
+
+    def _shards(self, index: Path) -> list[Path]:
+        """Files that an index names; they must lie in the folder itself."""
+        names = (_json(index) or {}).get("weight_map")
+        if not isinstance(names, Mapping) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
+            raise CheckpointError(f"{index} has no weight_map from tensors to files of its folder")
+        files = [index.parent / name for name in sorted(set(names.values()))]
+        for file in files:
+            if not file.is_file():
+                raise CheckpointError(f"{index} names the file {file.name}, which is not in the folder; fetch it")
+        return files
+
+    def _read(self, file: Path) -> Mapping[str, Lazy]:
+        if file.suffix == ".safetensors":
+            return _safetensors(file)
+        source = open_torch_file(file)
+        self._open.callback(source.close)
+        self._globals.update(source.globals)
+        if not isinstance(source.root, Mapping) or not all(isinstance(t, LazyTensor) for t in source.root.values()):
+            raise CheckpointError(f"{file} is no state dict: it holds something else than tensors")
+        return source.root
+
+
+@dataclass(frozen=True)
+class SafeTensor:
+    """A tensor of a safetensors file, not yet read."""
+
+    file: Any
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return torch.Size(self.shape).numel()
+
+    def load(self) -> Tensor:
+        """Read it."""
+        tensor: Tensor = self.file.get_tensor(self.name)
+        return tensor
+
+
+def _safetensors(path: Path) -> dict[str, Lazy]:
+    try:
+        file = safe_open(path, framework="pt")
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as a safetensors file: {error}") from None
+    found: dict[str, Lazy] = {}
+    for name, part in slices.items():
+        if part.get_dtype() not in DTYPES:
+            raise CheckpointError(f"{path} holds {name} as {part.get_dtype()}, which no model of the zoo has")
+        found[name] = SafeTensor(file, name, DTYPES[part.get_dtype()], tuple(part.get_shape()))
+    return found
+
+
+def _json(path: Path) -> Any:
+    """Content of a JSON file that holds an object; None when there is no such file."""
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES} bytes, which no such file is")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__} instead of an object")
+    return value

@@ -1,0 +1,62 @@
+"""WavLM: HuBERT's encoder with a gated relative position bias.
+
+Paper: https://arxiv.org/abs/2110.13900. Upstream: microsoft/unilm and microsoft/UniSpeech `WavLM/WavLM.py` (40d3227).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from zoo.models._family import Family, preset
+from zoo.models._speech_encoder import SpeechEncoder, SpeechEncoderConfig
+
+BASE = SpeechEncoderConfig(family="wavlm", padding_rule="reshape", relative_buckets=320, layerdrop=0.05)
+LARGE = replace(
+    BASE,
+    extractor_norm="layer",
+    num_layers=24,
+    width=1024,
+    ffn_width=4096,
+    num_heads=16,
+    norm_first=True,
+    normalize=True,
+    dropout=0.0,
+)
+
+PARAMETERS = {BASE: 94_381_168, LARGE: 315_452_096}
+_preset = partial(
+    preset,
+    parameters=PARAMETERS,
+    paper="https://arxiv.org/abs/2110.13900",
+    licence="NOASSERTION",
+    notes="the UniSpeech repository says CC-BY-SA-3.0, unilm, which hosted the files first, MIT; the cards say nothing",
+)
+MIX = "Libri-Light 60 kh, GigaSpeech 10 kh, VoxPopuli 24 kh"
+
+PRESETS = (
+    _preset(
+        "wavlm_base", BASE, "LibriSpeech 960 h", "S3M:wavlm_base.pt", "HF:microsoft/wavlm-base", "TA:wavlm_base.pth"
+    ),
+    _preset(
+        "wavlm_base_plus", BASE, MIX, "S3M:wavlm_base_plus.pt", "HF:microsoft/wavlm-base-plus",
+        "TA:wavlm_base_plus.pth", aliases=("wavlm",),
+    ),
+    _preset("wavlm_large", LARGE, MIX, "S3M:wavlm_large.pt", "HF:microsoft/wavlm-large", "TA:wavlm_large.pth"),
+    *(
+        _preset(
+            f"wavlm_{size}_{task}", BASE, f"{data}, {what}", f"HF:microsoft/wavlm-{size.replace('_', '-')}-{task}"
+        )
+        for size, data in (("base", "LibriSpeech 960 h"), ("base_plus", MIX))
+        for task, what in (("sv", "x-vectors on VoxCeleb"), ("sd", "speaker diarisation"))
+    ),
+)  # fmt: skip
+
+FAMILY = Family(
+    name="wavlm",
+    config=SpeechEncoderConfig,
+    model=SpeechEncoder,
+    presets=PRESETS,
+    names={"huggingface": ("wavlm",)},
+    fixed={"microsoft": {"padding_rule": "reshape"}},
+)
