@@ -26,19 +26,13 @@ from fairseq.registry import REGISTRIES
 from fairseq.trainer import Trainer
 from generator import tensors, waveform
 from make_fairseq import (
-    EQUAL,
     EXTRA_STATE,
     HERE,
     LETTERS,
     NO_DROPOUT,
-    UTTERANCE,
-    UTTERANCES,
     attention_entropy,
     check_stages,
-    compute,
     conv_layers,
-    describe,
-    fill,
     in_double,
     make_config,
     make_dictionary,
@@ -46,12 +40,12 @@ from make_fairseq import (
     plain,
     prepare,
     run,
+    runner,
     training_state,
     versions,
-    write,
 )
 from omegaconf import DictConfig, OmegaConf, open_dict
-from recording import measure_noise
+from recording import EQUAL, UTTERANCE, UTTERANCES, compute, describe, fill, measure_noise, state_rms, write
 from torch import nn
 from torch.nn import functional as F
 
@@ -112,11 +106,10 @@ def make_golden(out: Path) -> None:
     for scale in ("usual", "lively"):
         _, model = build(config, scale)
         check_stages(model, True)
-        arrays, frames = compute(model, True, torch.float32)
-        exact, exact_frames = compute(whole_double(build(config, scale)[1]), True, torch.float64)
+        arrays, frames = compute(*runner(model, True), torch.float32)
+        exact, exact_frames = compute(*runner(whole_double(build(config, scale)[1]), True), torch.float64)
         assert frames == exact_frames
         assert frames["padded"] == frames["single"]  # the length formula
-        assert all(bool(torch.isfinite(value).all()) for value in arrays.values())
         leak = max(
             float((arrays["padded/0"][i, :n] - arrays[f"single{i}/0"]).abs().max())
             for i, n in enumerate(frames["padded"])
@@ -141,10 +134,7 @@ def make_golden(out: Path) -> None:
             "noise": measure_noise(arrays, exact, frames),
             "health": {
                 "attention_entropy": attention_entropy(build(config, scale)[1], True),
-                "state_rms": [
-                    round(float(arrays[f"single1/{k}"].pow(2).mean().sqrt()), 3)
-                    for k in range(config.model.encoder_layers + 1)
-                ],
+                "state_rms": state_rms(arrays, config.model.encoder_layers),
                 "leak": round(leak, 3),
             },
             "state": describe(model),

@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import functools
 import io
-import json
 import logging
 import math
 import os
 import pickle
 import platform
-import re
 import sys
 import tempfile
 import types
@@ -45,15 +44,27 @@ from fairseq.modules import Fp32GroupNorm, Fp32LayerNorm
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from fairseq.trainer import Trainer
-from generator import tensors, waveform
+from generator import waveform
 from omegaconf import DictConfig, OmegaConf, open_dict
+from recording import (
+    EQUAL,
+    SPEECH,
+    UTTERANCE,
+    UTTERANCES,
+    Run,
+    Stages,
+    compute,
+    describe,
+    fill,
+    measure_noise,
+    pad,
+    state_rms,
+    write,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 HERE = Path(__file__).resolve().parent
-SLICE = 64  # values kept of each parameter's gradient
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # fairseq: configurations, models, stages
 
@@ -137,21 +148,6 @@ def build(config: DictConfig, seed: int, scale: str) -> tuple[tasks.FairseqTask,
     return task, fill(model, seed, scale)
 
 
-def fill(model: nn.Module, seed: int, scale: str) -> nn.Module:
-    """Gives a model generated weights and puts it in eval mode."""
-    weights = {name: torch.from_numpy(values) for name, values in tensors(describe(model), seed, scale).items()}
-    model.load_state_dict(weights, strict=True)
-    return model.eval()
-
-
-def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Shape and dtype of everything in a state dict."""
-    return {
-        name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-        for name, value in model.state_dict().items()
-    }
-
-
 def extract(model: nn.Module, source: Tensor, padding_mask: Tensor | None, layer: int | None = None) -> Any:
     """Calls fairseq's own feature extraction, which differs between the two families.
 
@@ -168,22 +164,6 @@ def extract(model: nn.Module, source: Tensor, padding_mask: Tensor | None, layer
         return model.extract_features(source, padding_mask=padding_mask, mask=False, output_layer=layer)
     result = model.extract_features(source, padding_mask, mask=False, layer=None if layer is None else layer - 1)
     return result["x"], result["padding_mask"]
-
-
-@dataclass
-class Stages:
-    """Everything that is recorded of one call. `states` are (B, T, D): what enters layer 1, ..., the final output."""
-
-    conv: Tensor
-    projection: Tensor
-    states: list[Tensor]
-    padding_mask: Tensor | None
-
-    @property
-    def frames(self) -> list[int]:
-        """Valid frames of each utterance by fairseq's own mask."""
-        batch, length = self.states[0].shape[:2]
-        return [length] * batch if self.padding_mask is None else (~self.padding_mask).sum(1).tolist()
 
 
 def run(model: nn.Module, source: Tensor, padding_mask: Tensor | None = None) -> Stages:
@@ -222,27 +202,9 @@ def normalise(utterance: Tensor, normalize: bool) -> Tensor:
     return F.layer_norm(utterance, utterance.shape) if normalize else utterance
 
 
-def pad(utterances: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Zero-pads utterances into (B, S) with the mask that goes with it, True where padded."""
-    source = nn.utils.rnn.pad_sequence(list(utterances), batch_first=True)
-    lengths = torch.tensor([len(utterance) for utterance in utterances])
-    return source, torch.arange(source.shape[1]) >= lengths[:, None]
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # Golden cases
 
-SPEECH = ("2412-153948-0000.flac", "2412-153948-0001.flac")
-# Lengths that are no multiple of the hop, not sorted; a quiet utterance off centre, a loud one, an ordinary one.
-UTTERANCES = (
-    {"file": SPEECH[0], "start": 36000, "samples": 3543, "gain": 2.0, "offset": 0.0},
-    {"file": SPEECH[1], "start": 60000, "samples": 4943, "gain": 0.05, "offset": 0.01},
-    {"file": SPEECH[0], "start": 92000, "samples": 2183, "gain": 1.0, "offset": -0.05},
-)
-EQUAL = (
-    {"file": SPEECH[0], "start": 12345, "samples": 2400, "gain": 1.0, "offset": 0.0},
-    {"file": SPEECH[1], "start": 120000, "samples": 2400, "gain": 0.3, "offset": 0.01},
-)
 NO_DROPOUT = {
     "dropout": 0.0,
     "attention_dropout": 0.0,
@@ -281,65 +243,9 @@ CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def record_stages(arrays: dict[str, Any], prefix: str, stages: Stages, *, only_states: bool = False) -> None:
-    """Adds the stages of a call: (T, D) for a single utterance, (B, T, D) for a batch."""
-    named = {str(index): state for index, state in enumerate(stages.states)}
-    if not only_states:
-        named = {"conv": stages.conv, "projection": stages.projection, **named}
-    for name, value in named.items():
-        value = value.detach()
-        arrays[f"{prefix}/{name}"] = value[0] if prefix.startswith("single") else value
-
-
-def record_gradients(
-    arrays: dict[str, Any], prefix: str, model: nn.Module, loss: Tensor, inputs: Sequence[Tensor]
-) -> None:
-    """Adds a loss and its gradients with respect to the raw waveforms and to every parameter that has one."""
-    parameters = dict(model.named_parameters())
-    gradients = torch.autograd.grad(loss, [*inputs, *parameters.values()], allow_unused=True)
-    arrays[f"{prefix}loss"] = loss.detach()
-    waveforms = nn.utils.rnn.pad_sequence(gradients[: len(inputs)], batch_first=True)
-    arrays[f"{prefix}grad/input"] = waveforms if len(inputs) > 1 else waveforms[0]
-    for name, gradient in zip(parameters, gradients[len(inputs) :], strict=True):
-        if gradient is not None:
-            flat = gradient.flatten()
-            arrays[f"{prefix}grad/{name}/norm"] = flat.double().norm()
-            arrays[f"{prefix}grad/{name}/slice"] = flat[:: max(1, len(flat) // SLICE)][:SLICE]
-
-
-def compute(model: nn.Module, normalize: bool, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Everything that a golden file records of one model.
-
-    Args:
-        model: The model, in eval mode.
-        normalize: Whether the task normalises waveforms.
-        dtype: Precision of model and audio.
-
-    Returns:
-        The arrays by name, as tensors, and the valid frames of every call.
-    """
-    arrays: dict[str, Any] = {}
-    raw = [torch.from_numpy(waveform(spec)).to(dtype).requires_grad_() for spec in UTTERANCES]
-    frames: dict[str, list[int]] = {"single": []}
-    for index, utterance in enumerate(raw):
-        stages = run(model, normalise(utterance, normalize)[None])
-        frames["single"] += stages.frames
-        record_stages(arrays, f"single{index}", stages)
-        if index == 0:
-            loss = sum(state.pow(2).mean() for state in stages.states)
-            record_gradients(arrays, "", model, loss, [utterance])
-    equal = torch.stack([normalise(torch.from_numpy(waveform(spec)).to(dtype), normalize) for spec in EQUAL])
-    stages = run(model, equal)
-    frames["equal"] = stages.frames
-    record_stages(arrays, "equal", stages, only_states=True)
-
-    stages = run(model, *pad([normalise(utterance, normalize) for utterance in raw]))
-    frames["padded"] = stages.frames
-    record_stages(arrays, "padded", stages)
-    valid = torch.arange(stages.states[0].shape[1]) < torch.tensor(stages.frames)[:, None]
-    loss = sum(state[valid].pow(2).mean() for state in stages.states)
-    record_gradients(arrays, "padded/", model, loss, raw)
-    return arrays, frames
+def runner(model: nn.Module, normalize: bool) -> tuple[nn.Module, Run, Callable[[Tensor], Tensor]]:
+    """What `compute` needs: the model, how to run it, what to do to an utterance before."""
+    return model, functools.partial(run, model), functools.partial(normalise, normalize=normalize)
 
 
 def check_stages(model: nn.Module, normalize: bool) -> None:
@@ -381,23 +287,6 @@ def in_double(model: nn.Module) -> nn.Module:
     return model.double()
 
 
-def measure_noise(arrays: dict[str, Any], exact: dict[str, Any]) -> dict[str, float]:
-    """Largest difference between float32 and float64, by kind: absolute for stages, over the norm for gradients."""
-    noise = {"conv": 0.0, "projection": 0.0, "states": 0.0, "gradients": 0.0}
-    for name, value in arrays.items():
-        difference = float((value.double() - exact[name]).abs().max())
-        kind = name.rpartition("/")[2]
-        if "grad/" in name:
-            whole = name.replace("/slice", "/norm")
-            size = float(exact[whole]) if whole.endswith("/norm") else float(exact[name].norm())
-            # Key biases shift all scores of a query alike: their gradient is zero, and what is seen is rounding.
-            if not name.endswith(("k_proj.bias/norm", "k_proj.bias/slice")):
-                noise["gradients"] = max(noise["gradients"], difference / size)
-        elif kind != "loss":
-            noise[kind if kind in noise else "states"] = max(noise.get(kind, noise["states"]), difference)
-    return {kind: float(f"{value:.2e}") for kind, value in noise.items()}
-
-
 def make_golden(out: Path) -> None:
     """Writes `<case>_<scale>.json` and `.npz` for every case and both scales."""
     out.mkdir(parents=True, exist_ok=True)
@@ -407,10 +296,10 @@ def make_golden(out: Path) -> None:
             _, model = build(config, seed, scale)
             normalize = bool(config.task.normalize)
             check_stages(model, normalize)
-            arrays, frames = compute(model, normalize, torch.float32)
-            exact, exact_frames = compute(in_double(build(config, seed, scale)[1]), normalize, torch.float64)
+            arrays, frames = compute(*runner(model, normalize), torch.float32)
+            double = in_double(build(config, seed, scale)[1])
+            exact, exact_frames = compute(*runner(double, normalize), torch.float64)
             assert frames == exact_frames
-            assert all(bool(torch.isfinite(value).all()) for value in arrays.values())
             if config.model._name == "hubert":
                 assert frames["padded"] != frames["single"]  # or the two rules for padded frames would look the same
             else:
@@ -429,13 +318,10 @@ def make_golden(out: Path) -> None:
                 "utterances": UTTERANCES,
                 "equal": EQUAL,
                 "frames": frames,
-                "noise": measure_noise(arrays, exact),
+                "noise": measure_noise(arrays, exact, frames),
                 "health": {
                     "attention_entropy": attention_entropy(build(config, seed, scale)[1], normalize),
-                    "state_rms": [
-                        round(float(arrays[f"single1/{k}"].pow(2).mean().sqrt()), 3)
-                        for k in range(config.model.encoder_layers + 1)
-                    ],
+                    "state_rms": state_rms(arrays, config.model.encoder_layers),
                 },
                 "state": describe(model),
             }
@@ -457,22 +343,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def write(stem: Path, document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Writes the JSON and the arrays, and says how large they are."""
-    text = json.dumps(document, indent=1)
-    # Lists of plain values, and the entries of `state`, on one line each.
-    text = re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)
-    text = re.sub(r'\{\s+("shape": .*)\n\s+("dtype": .*)\n\s+\}', r"{\1 \2}", text)
-    stem.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    np.savez_compressed(stem.with_suffix(".npz"), **arrays)
-    size = stem.with_suffix(".npz").stat().st_size / 1000
-    print(f"{stem.name}: {len(arrays)} arrays, {size:.0f} kB", document.get("noise", ""), document.get("health", ""))
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # Tiny checkpoints in the ways fairseq has pickled them over the years
 
-UTTERANCE = {"file": SPEECH[0], "start": 60000, "samples": 4000, "gain": 1.0, "offset": 0.01}
 TRAINING = {"file": SPEECH[0], "start": 60000, "samples": 16000}  # long enough for fairseq's masking
 LETTERS = tuple("|ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 TINY = {
