@@ -90,7 +90,7 @@ def no_tensor(root: Tree) -> None:
 
 
 def no_family(root: Tree) -> None:
-    root["cfg"]["model"]["_name"] = "data2vec_audio"
+    root["cfg"]["model"]["_name"] = "data2vec_multi"
     del root["model"]["label_embs_concat"]
 
 
@@ -102,9 +102,13 @@ def parent_unknown(root: Tree) -> None:
     del root["cfg"]["model"]["w2v_args"]
 
 
+def state(name: str, value: object) -> Callable[[Tree], None]:
+    return lambda root: root["model"].update({name: value})
+
+
 # name of the file -> (genuine checkpoint, what is changed in it)
 EDITED: dict[str, tuple[str, Callable[[Tree], None]]] = {
-    "data2vec.pt": ("e3_resolved", no_family),
+    "multi.pt": ("e3_resolved", no_family),
     "conformer.pt": ("e3_resolved", model_field("layer_type", "conformer")),
     "conv_code.pt": ("e3_resolved", model_field("conv_feature_layers", "__import__('os').system('x')")),
     "conv_repeats.pt": ("e3_resolved", model_field("conv_feature_layers", "[(8, 10, 5)] * 1000000000")),
@@ -114,6 +118,11 @@ EDITED: dict[str, tuple[str, Callable[[Tree], None]]] = {
     "missing_tensor.pt": ("e3_resolved", missing_tensor),
     "shape.pt": ("e3_resolved", shape),
     "no_tensor.pt": ("e3_resolved", no_tensor),
+    "dropout.pt": ("e3_resolved", model_field("dropout", 7.0)),
+    "mode_list.pt": ("e3_resolved", model_field("extractor_mode", ["default"])),
+    "key_number.pt": ("e3_resolved", lambda root: root["model"].update({1: torch.zeros(1)})),
+    "integer_tensor.pt": ("e3_resolved", state("encoder.layer_norm.weight", torch.zeros(16, dtype=torch.int64))),
+    "complex_tensor.pt": ("e3_resolved", state("final_proj.bias", torch.zeros(8, dtype=torch.complex64))),
     "contradiction.pt": ("ctc_hubert", contradictory_normalize),
     "parent_unknown.pt": ("ctc_hubert", parent_unknown),
 }
@@ -140,6 +149,10 @@ def native_shape(header: Tree) -> None:
     header["encoder.layers.0.attention.k_proj.weight"]["shape"] = [2 * rows, columns // 2]
 
 
+def native_integers(header: Tree) -> None:
+    header["encoder.layer_norm.weight"]["dtype"] = "I32"
+
+
 def no_metadata(header: Tree) -> None:
     del header["__metadata__"]
 
@@ -157,6 +170,10 @@ NATIVE: dict[str, Callable[[Tree], None]] = {
     "field_type.safetensors": config_field("num_layers", "three"),
     "field_range.safetensors": config_field("num_layers", -1),
     "family.safetensors": config_field("family", "gpt"),
+    "family_list.safetensors": config_field("family", ["hubert"]),
+    "sample_rate.safetensors": config_field("sample_rate", -16000),
+    "eps.safetensors": config_field("normalize_eps", math.nan),
+    "integers.safetensors": native_integers,
 }
 
 
@@ -408,6 +425,7 @@ RAISES: dict[str, Callable[[Model], object]] = {
     "load: missing, a Path": lambda model: zoo.load(Path("nowhere") / "hubert"),
     "load: folder": lambda model: zoo.load("plain_folder"),
     "load: Hugging Face folder": lambda model: zoo.load(Path("hf_folder")),
+    "load: Hugging Face name": lambda model: zoo.load("hf:facebook/hubert-base-ls960"),
     "load: HTML": lambda model: zoo.load("page.pt"),
     "load: Git-LFS pointer": lambda model: zoo.load("pointer.pt"),
     "load: cut safetensors": lambda model: zoo.load("cut.safetensors"),
@@ -431,6 +449,9 @@ RAISES: dict[str, Callable[[Model], object]] = {
     "forward: length negative": forward(WAVES, [4000, -1]),
     "forward: lengths missing": forward(WAVES, [4000]),
     "forward: lengths float": forward(WAVES, torch.tensor([1.0, 0.5])),
+    "forward: lengths list of floats": forward(WAVES, [4000.0, 3999.5]),
+    "forward: layers float": forward(WAVES, layers=[0.5]),
+    "forward: layers text": forward(WAVES, layers="all"),
     "forward: lengths 2-D": forward(WAVES, torch.tensor([[4000], [4000]])),
     "forward: lengths no numbers": forward(WAVES, ["long", "short"]),
     "forward: layer too high": forward(WAVES, layers=[2]),

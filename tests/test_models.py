@@ -152,7 +152,8 @@ def test_a_preset_has_the_parameters_its_releasers_count(name: str) -> None:
     assert (info.hop, info.sample_rate) == (320, 16000) == (model.hop_length, model.sample_rate)
     assert info.sources and info.licence and info.paper.startswith("https://arxiv.org/abs/")
     assert model.config.normalize_eps == 1e-5
-    assert model.config.padding_rule == ("reshape" if info.family == "hubert" else "length")
+    reshapes = {"hubert", "wavlm", "unispeech_sat"}
+    assert model.config.padding_rule == ("reshape" if info.family in reshapes else "length")
 
 
 def test_names_and_aliases() -> None:

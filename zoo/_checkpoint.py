@@ -74,7 +74,7 @@ def load(
         model = _load_native(path, heads)
     else:
         with open_conversion(path) as conversion:
-            names = conversion.assignment.filled
+            names = conversion.sizes()
             model = _fill(conversion.reading.config, names, heads, conversion.load, conversion.provenance())
     model.padding = padding
     return model.to(device=device, dtype=dtype)
@@ -82,8 +82,14 @@ def load(
 
 def _explain_missing(name: str) -> None:
     """Raise the error for something that does not exist as a path."""
+    if name.startswith("hf:"):
+        raise CheckpointError(
+            f"{name} cannot be fetched: this version of zoo does not download; give the path of a file"
+        )
     if os.sep in name or Path(name).suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors"):
-        raise CheckpointError(f"{name} does not exist")
+        raise CheckpointError(
+            f"{name} does not exist; give the path of a checkpoint, or a name of `python -m zoo list`"
+        )
     _, preset = find(name)
     raise CheckpointError(
         f"the weights of {name!r} are not on this machine, and this version of zoo does not download; "
@@ -95,7 +101,7 @@ def _load_native(path: Path, heads: bool) -> Model:
     file = _native.NativeFile(path)
     try:
         name = file.config.get("family")
-        if name not in families():
+        if not isinstance(name, str) or name not in families():
             raise ConfigError(f"it is of family {name!r}; known are {', '.join(families())}")
         config = families()[name].config.from_dict(file.config)
         shapes = {name: file.shape(name) for name in file.names}
@@ -116,6 +122,8 @@ def _fill(
 
     def tensor(name: str) -> Tensor:
         value = read(name)
+        if not (value.is_floating_point() or name.startswith(HEADS) or name.endswith(".num_batches_tracked")):
+            raise CheckpointError(f"{name} holds {value.dtype} instead of floating point; convert the original again")
         return value.float() if value.is_floating_point() else value
 
     with torch.device("meta"):

@@ -43,9 +43,9 @@ def find(name: str) -> tuple[Family, Preset]:
         UnknownModelError: with the nearest names.
     """
     if name not in _presets():
-        near = difflib.get_close_matches(name, _presets(), n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name.lower(), _presets(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`python -m zoo list` prints every name"
-        raise UnknownModelError(f"there is no model named {name!r} and no such file; {hint}")
+        raise UnknownModelError(f"there is no model named {name!r}; {hint}")
     return _presets()[name]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m zoo.convert",
         description="Convert a checkpoint of another toolkit to a native file, without running anything it contains.",
     )
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="checkpoint file (fairseq, of any era)")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="checkpoint file or Hugging Face folder")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT", help="default: SOURCE's stem + .safetensors in the current folder"
     )
@@ -73,7 +74,7 @@ def printable(value: object) -> str:
 
 def _convert(conversion: Conversion, args: argparse.Namespace) -> dict[str, Any]:
     source: Path = args.source
-    output: Path = args.output or Path(source.stem + ".safetensors")
+    output: Path = args.output or Path((source.name if source.is_dir() else source.stem) + ".safetensors")
     if output.is_dir():
         raise InputError(f"{output} is a folder; give the name of a file with -o")
     if output.exists() and output.samefile(source):
@@ -92,23 +93,22 @@ def _convert(conversion: Conversion, args: argparse.Namespace) -> dict[str, Any]
 
 def write(conversion: Conversion, output: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a native file; floating-point tensors are stored as `dtype`, one at a time in memory."""
-    tensors = {}
-    for name in conversion.assignment.filled:
-        tensor = conversion.tensor(name)
-        tensors[name] = (dtype if tensor.dtype.is_floating_point else tensor.dtype, tensor.shape)
+    sizes = conversion.sizes()
+    tensors = {name: (dtype if old.is_floating_point else old, shape) for name, (old, shape) in sizes.items()}
     config = conversion.reading.config.to_dict()
     _native.write(output, tensors, conversion.load, config, conversion.provenance())
 
 
 def _summary(conversion: Conversion) -> dict[str, Any]:
-    names = list(conversion.assignment.filled)
-    encoder = sum(conversion.tensor(name).numel for name in names if not name.startswith("heads."))
+    sizes = conversion.sizes()
+    encoder = [math.prod(shape) for name, (_, shape) in sizes.items() if not name.startswith("heads.")]
     return {
         "dialect": conversion.dialect,
         "family": conversion.reading.config.family,
-        "tensors": len(names),
-        "parameters": encoder,
-        "heads": sorted({name.split(".")[1] for name in names if name.startswith("heads.")}),
+        "tensors": len(sizes),
+        "parameters": sum(encoder),
+        "heads": sorted({name.split(".")[1] for name in sizes if name.startswith("heads.")}),
+        "made_up": sorted(conversion.assignment.made_up),
     }
 
 
@@ -139,14 +139,17 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
 
 def _show_keys(conversion: Conversion, as_json: bool) -> None:
     filled, dropped = conversion.assignment.filled, conversion.assignment.dropped
+    made_up = sorted(conversion.assignment.made_up)
     if as_json:
         pairs = [{"source": source, "target": target} for target, source in filled.items()]
-        print(json.dumps({"tensors": pairs, "dropped": dropped}, indent=1))
+        print(json.dumps({"tensors": pairs, "dropped": dropped, "made_up": made_up}, indent=1))
         return
     for target, source in filled.items():
         print(printable(f"{source} -> {target} {list(conversion.tensor(target).shape)}"))
     for source, reason in dropped.items():
         print(printable(f"{source} dropped: {reason}"))
+    for target in made_up:
+        print(f"{target} made up: zeros, the source has none")
 
 
 if __name__ == "__main__":

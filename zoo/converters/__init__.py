@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo._registry import families
@@ -19,6 +20,9 @@ from zoo.converters._dialect import Dialect, Reading
 from zoo.converters._rows import Assignment, assign
 from zoo.converters._source import Folder, Lazy, Source, open_source
 from zoo.errors import CheckpointError, ConfigError
+
+# Parameters of training only that a file may lack; they become zeros, and the result says so.
+MADE_UP = frozenset({"masked_spec_embed"})
 
 
 @lru_cache(maxsize=1)
@@ -58,8 +62,15 @@ class Conversion:
 
     def load(self, name: str) -> Tensor:
         """The tensor of a target name; floating point comes as fp32, whatever was stored."""
+        if name in self.assignment.made_up:
+            return torch.zeros(self.assignment.made_up[name])
         tensor = self.tensor(name).load()
         return tensor.float() if tensor.is_floating_point() else tensor
+
+    def sizes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Target name -> dtype as stored and shape, of everything that `load` gives."""
+        stored = {name: (self.tensor(name).dtype, self.tensor(name).shape) for name in self.assignment.filled}
+        return stored | {name: (torch.float32, shape) for name, shape in self.assignment.made_up.items()}
 
     def sha256(self) -> str:
         """Hash of the file, or of the files that hold a folder's weights."""
@@ -75,6 +86,7 @@ class Conversion:
             "sha256": self.sha256(),
             "dtypes": sorted(dtypes),
             "dropped": self.assignment.dropped,
+            "made_up": sorted(self.assignment.made_up),
             "config": _plain(self.reading.source_config),
             **_plain(self.reading.extra),
         }
@@ -115,10 +127,22 @@ def open_conversion(path: Path) -> Conversion:
         reading = dialect.read(source)
         shapes = {key: tensor.shape for key, tensor in reading.tensors.items()}
         expected = families()[reading.config.family].shapes(reading.config)
-        return Conversion(dialect.name, reading, assign(reading.rows, reading.drops, shapes, expected), source)
+        assignment = assign(reading.rows, reading.drops, shapes, expected, MADE_UP)
+        _check_dtypes(reading, assignment)
+        return Conversion(dialect.name, reading, assignment, source)
     except (CheckpointError, ConfigError) as error:
         source.close()
         raise CheckpointError(f"{path} cannot be converted: {error}") from None
+
+
+def _check_dtypes(reading: Reading, assignment: Assignment) -> None:
+    """Refuse a parameter that is not floating point: nothing could be trained or computed with it."""
+    for target, key in assignment.filled.items():
+        dtype = reading.tensors[key].dtype
+        if not (dtype.is_floating_point or target.startswith("heads.") or target.endswith(".num_batches_tracked")):
+            raise CheckpointError(f"{key} holds {dtype}, where a model has floating point; give the original weights")
+        if dtype.is_complex:
+            raise CheckpointError(f"{key} holds {dtype}, which no model has; give the original weights")
 
 
 def _top(source: Source) -> str:

@@ -70,7 +70,7 @@ def encoder_fields(get: Get) -> dict[str, Any]:
         if (value := get(name, allowed[0])) not in allowed:
             raise CheckpointError(f"{name} is {value!r}, which this version of zoo does not have")
     mode = get("extractor_mode", "default")
-    if mode not in EXTRACTOR_NORMS:
+    if not isinstance(mode, str) or mode not in EXTRACTOR_NORMS:
         raise CheckpointError(f"extractor_mode is {mode!r}; expected one of {', '.join(EXTRACTOR_NORMS)}")
     stack = get("conv_feature_layers", "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")
     return {
@@ -125,7 +125,7 @@ def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, LazyTensor]:
     for key, value in items:
         inside = value.items() if isinstance(value, Mapping) else ()
         for name, tensor in [(f"{key}.{k}", v) for k, v in inside] or [(key, value)]:
-            if not isinstance(tensor, LazyTensor):
+            if not isinstance(name, str) or not isinstance(tensor, LazyTensor):
                 raise CheckpointError(f"the model's state dict holds something else than a tensor under {name!r}")
             found[name] = tensor
     return found

@@ -7,7 +7,7 @@ words in `PLACEHOLDERS`. A placeholder keeps its value from source to target, so
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -43,10 +43,17 @@ class Drop:
 
 @dataclass
 class Assignment:
-    """Which source key fills which target key, and which are left behind for which reason."""
+    """Which source key fills which target key.
+
+    Attributes:
+        filled: target key -> source key.
+        dropped: source key that is left behind -> reason.
+        made_up: target key that nothing fills and that may be made up -> shape.
+    """
 
     filled: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    made_up: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=4096)
@@ -62,6 +69,7 @@ def assign(
     drops: Iterable[Drop],
     shapes: Mapping[str, tuple[int, ...]],
     expected: Mapping[str, tuple[int, ...]],
+    optional: Collection[str] = (),
 ) -> Assignment:
     """Match every source key with exactly one row or drop, and fill every expected key exactly once.
 
@@ -70,6 +78,7 @@ def assign(
         drops: what is left behind.
         shapes: source key -> shape.
         expected: target key -> shape the model has.
+        optional: expected keys that may be made up when the source lacks them.
 
     Raises:
         CheckpointError: naming the keys, when anything is unmatched, matched twice, missing or of another shape.
@@ -93,6 +102,8 @@ def assign(
             if targets[0] in expected and shape != expected[targets[0]]:
                 wrong.append(f"{key} {list(shape)} instead of {list(expected[targets[0]])}")
     missing = [key for key in expected if key not in result.filled]
+    result.made_up = {key: expected[key] for key in missing if key in optional}
+    missing = [key for key in missing if key not in optional]
     problems = [
         f"{what}: {_list(keys)}"
         for what, keys in (

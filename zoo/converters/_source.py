@@ -75,6 +75,8 @@ def open_source(path: Path) -> Source:
     Raises:
         CheckpointError: when it is neither, or damaged.
     """
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; give the path of a checkpoint")
     return Folder(path) if path.is_dir() else open_torch_file(path)
 
 
@@ -82,7 +84,7 @@ class Folder:
     """A Hugging Face folder; files that are none of a model's are ignored."""
 
     container = "folder"
-    JSON = ("config", "preprocessor_config", "vocab")
+    JSON = ("config", "preprocessor_config", "processor_config", "vocab")
     # Weights in order of preference; an index names the shards that hold each tensor.
     WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -92,7 +94,7 @@ class Folder:
         self._globals: set[str] = set()
         if not (path / "config.json").is_file():
             raise CheckpointError(
-                f"{path} is a folder without config.json; give a checkpoint file or a Hugging Face folder"
+                f"{path} is a folder without config.json, so no Hugging Face folder; give a checkpoint file"
             )
         self.root: dict[str, Any] = {name: _json(path / f"{name}.json") for name in self.JSON}
         weights = next((path / name for name in self.WEIGHTS if (path / name).is_file()), None)

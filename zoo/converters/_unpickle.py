@@ -712,4 +712,4 @@ def _sniff(path: Path) -> str:
     for pattern, sentence in _STRANGERS:
         if re.match(pattern, head, re.IGNORECASE | re.DOTALL):
             raise _Refused(sentence)
-    raise _Refused(f"is not a torch checkpoint: it starts with {head[:8]!r}")
+    raise _Refused(f"is not a torch checkpoint: it starts with {head[:8]!r}; give the original file")

@@ -48,7 +48,7 @@ def read(source: Source) -> Reading:
     """
     root: Mapping[str, Any] = source.root
     outer = _sections(root["cfg"] if isinstance(root.get("cfg"), Mapping) else root["args"])
-    nested = any(key.startswith(NESTED) for key in root["model"])
+    nested = any(str(key).startswith(NESTED) for key in root["model"])
     inner = _inner(outer) if nested else outer
 
     def get(name: str, default: Any) -> Any:
@@ -85,7 +85,8 @@ def read(source: Source) -> Reading:
 def _sections(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration with its `model` and `task` sections; a flat Namespace is both at once."""
     if isinstance(config.get("model"), Mapping):
-        return {**config, "task": config.get("task") or {}}
+        task = config.get("task")
+        return {**config, "task": task if isinstance(task, Mapping) else {}}
     return {"model": config, "task": config}
 
 
@@ -126,15 +127,20 @@ def _normalize(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> bool:
     return said.pop() if said else False
 
 
+def _task_state(root: Mapping[str, Any]) -> Mapping[str, Any]:
+    state = root.get("task_state")
+    return state if isinstance(state, Mapping) else {}
+
+
 def _symbols(root: Mapping[str, Any]) -> list[str] | None:
     """Output symbols of a CTC head, when the file holds its dictionary."""
-    dictionary = (root.get("task_state") or {}).get("target_dictionary")
+    dictionary = _task_state(root).get("target_dictionary")
     return dictionary["symbols"] if isinstance(dictionary, Mapping) and "symbols" in dictionary else None
 
 
 def _dictionaries(root: Mapping[str, Any]) -> dict[str, Any]:
     """Label dictionaries of a HuBERT pre-training run."""
-    dictionaries = (root.get("task_state") or {}).get("dictionaries")
+    dictionaries = _task_state(root).get("dictionaries")
     if not isinstance(dictionaries, list):
         return {}
     return {"dictionaries": [d.get("symbols") for d in dictionaries if isinstance(d, Mapping)]}

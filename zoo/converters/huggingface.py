@@ -79,11 +79,9 @@ def read(source: Source) -> Reading:
             raise CheckpointError(f"{name} is {value!r} in config.json, which this version of zoo does not have")
     family = _family(hf)
     norm = hf.get("feat_extract_norm", "layer" if family.name == "data2vec" else "group")
-    processor: Mapping[str, Any] = source.root["preprocessor_config"] or {
-        # Without a processor file: what every released model's has.
-        "do_normalize": norm == "layer",
-        "return_attention_mask": norm == "layer",
-    }
+    processor = _processor(source.root)
+    # Without a processor file: what every released model's has.
+    processor = {"do_normalize": norm == "layer", "return_attention_mask": norm == "layer"} | processor
     config = SpeechEncoderConfig.from_dict(
         {
             "family": family.name,
@@ -97,10 +95,10 @@ def read(source: Source) -> Reading:
             "norm_first": hf.get("do_stable_layer_norm", False),
             **_positions(hf),
             **_bias(hf),
-            "normalize": processor.get("do_normalize", True),
+            "normalize": processor["do_normalize"],
             "normalize_eps": NORMALIZE_EPS,
             "padding_rule": "length",
-            "attention_mask": processor.get("return_attention_mask", norm == "layer"),
+            "attention_mask": processor["return_attention_mask"],
             "sample_rate": processor.get("sampling_rate", 16000),
             "dropout": hf.get("hidden_dropout", 0.1),
             "attention_dropout": hf.get("attention_dropout", 0.1),
@@ -118,8 +116,14 @@ def read(source: Source) -> Reading:
         tensors=tensors,
         rows=(*(Row(prefix + row.source, row.target) for row in ENCODER_ROWS), *HEAD_ROWS),
         drops=tuple(Drop(prefix + drop.source, drop.reason) for drop in DROPS),
-        source_config={"config": hf, "preprocessor": source.root["preprocessor_config"]},
+        source_config={"config": hf, "preprocessor": processor},
     )
+
+
+def _processor(root: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the feature extractor: a file of its own or, as transformers 5 writes it, a part of another."""
+    own = root["preprocessor_config"] or (root["processor_config"] or {}).get("feature_extractor")
+    return dict(own) if isinstance(own, Mapping) else {}
 
 
 def _family(hf: Mapping[str, Any]) -> Family:

@@ -95,7 +95,8 @@ def _standardise(x: Tensor, eps: float) -> Tensor:
     """
     if eps == LAYER_NORM_EPS:
         return F.layer_norm(x, x.shape[-1:], eps=eps)
-    centred = x - x.mean(-1, keepdim=True)
+    precise = x.dtype if x.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
+    centred = x - x.mean(-1, keepdim=True, dtype=precise).to(x.dtype)
     return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + eps)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import types
 import typing
 from abc import abstractmethod
@@ -234,9 +235,13 @@ class Model(nn.Module):
         top = self.num_layers
         if layers is None:
             return tuple(range(top + 1))
-        if isinstance(layers, int) or len(layers) == 0 or any(not -top - 1 <= i <= top for i in layers):
+        try:
+            indices = [operator.index(i) for i in layers]
+        except TypeError:
+            indices = []
+        if not indices or any(not -top - 1 <= i <= top for i in indices):
             raise InputError(f"layers={layers!r} was asked for; give a list of indices from {-top - 1} to {top}")
-        return tuple(i if i >= 0 else i + top + 1 for i in layers)
+        return tuple(i if i >= 0 else i + top + 1 for i in indices)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ Shapes: B batch, S samples, C conv channels, T frames, D width, L layers, V voca
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,8 @@ LIMITS = {  # smallest and largest value of each field
     "ffn_width": (1, 262144),
     "num_heads": (1, 1024),
     "pos_conv_kernel": (1, 4096),
+    "sample_rate": (1, 1_000_000),
+    "normalize_eps": (0, 1),
     "pos_conv_depth": (1, 64),
     "relative_buckets": (0, 65536),
     "relative_max_distance": (1, 1 << 20),
@@ -360,6 +363,6 @@ def _integers(lengths: Tensor | Sequence[int]) -> tuple[int, ...]:
     if isinstance(lengths, Tensor) and (lengths.dim() != 1 or lengths.is_floating_point() or lengths.is_complex()):
         raise InputError(f"lengths must be a 1-D tensor of integers; found {lengths.dtype}, {tuple(lengths.shape)}")
     try:
-        return tuple(int(n) for n in lengths)
+        return tuple(operator.index(n) for n in lengths)
     except (TypeError, ValueError):
         raise InputError(f"lengths must be integers, one per waveform; found {lengths!r}") from None
