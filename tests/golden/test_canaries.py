@@ -5,6 +5,7 @@ A canary that passes means that the suite has gone blind to that bug.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ Plant = Callable[[nn.Module, pytest.MonkeyPatch], None]
 
 POST, PRE = "wav2vec2_post_norm_usual", "wav2vec2_pre_norm_usual"
 LIVELY, HUBERT, BATCH = "wav2vec2_post_norm_lively", "hubert_post_norm_usual", "hubert_batch_norm_usual"
+DATA2VEC, WAVLM, WAVLM_PRE = "data2vec_usual", "wavlm_post_norm_lively", "wavlm_pre_norm_lively"
+SAT, UNISPEECH, HF_NO_MASK = "unispeech_sat_post_norm_usual", "hf_unispeech_pre_norm_usual", "hf_wavlm_post_norm_usual"
 
 
 def tanh_gelu(module: object) -> Plant:
@@ -116,6 +119,18 @@ def over_padding(x: Tensor, valid: lengths.Valid | None, eps: float) -> Tensor:
     return F.layer_norm(x, x.shape[1:], eps=eps)
 
 
+def fairseq_eps(x: Tensor, valid: lengths.Valid | None, eps: float) -> Tensor:
+    return ORIGINAL_NORMALISE(x, valid, 1e-5)
+
+
+def bias_without_padding(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor, dropout_p: float) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask.nan_to_num(neginf=0.0))
+
+
+def masked_all_the_same(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    model.config = dataclasses.replace(model.config, attention_mask=True)
+
+
 ORIGINAL_NORMALISE = lengths.normalise_waveforms
 
 
@@ -150,6 +165,46 @@ def detached_feed_forward(self: nn.Module, x: Tensor, *masks: Tensor | None) -> 
     """Right forward, wrong backward: nothing but the gradients can show it."""
     x = self.layer_norm(x + self.dropout(self.attention(x, *masks)))
     return self.final_layer_norm(x + self.feed_forward(x.detach()))
+
+
+def stack_forgets_padding(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    """Padding is not zeroed again between the blocks of data2vec's positional stack."""
+    original = conv.StackedPositionalConv.forward
+    patch.setattr(conv.StackedPositionalConv, "forward", lambda self, x, padded: original(self, x, None))
+
+
+def block_without_norm(self: nn.Module, x: Tensor) -> Tensor:
+    return F.gelu(self.conv(x))
+
+
+def bias_changed(change: Callable[[Tensor], Tensor]) -> Plant:
+    """Change WavLM's position bias (H, T, T) before it is gated."""
+    original = attention.GatedRelativeAttention.position_bias
+    return set_class(
+        attention.GatedRelativeAttention, "position_bias", lambda self, frames: change(original(self, frames))
+    )
+
+
+def gate_lost(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    """The bias is added without its gate."""
+
+    def forward(self: nn.Module, x: Tensor, allowed: Tensor | None, position_bias: Tensor) -> Tensor:
+        mask = position_bias if allowed is None else position_bias.masked_fill(~allowed, -float("inf"))
+        return self.attend(x, mask)
+
+    patch.setattr(attention.GatedRelativeAttention, "forward", forward)
+
+
+def first_block_alone_is_biased(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    for layer in model.encoder.layers[1:]:
+        patch.setattr(layer.attention, "forward", lambda x, allowed, bias, a=layer.attention: a.attend(x, allowed))
+
+
+def buckets(change: Callable[[Tensor, int, int], Tensor]) -> Plant:
+    return set_class(attention, "distance_buckets", change)
+
+
+ORIGINAL_BUCKETS = attention.distance_buckets
 
 
 def forgotten_bias(path: str) -> Plant:
@@ -202,6 +257,42 @@ CANARIES: dict[str, tuple[str, Plant]] = {
     "convolution bias forgotten": (PRE, forgotten_bias("feature_extractor.conv_layers.2.conv")),
     "output bias of attention forgotten": (LIVELY, forgotten_bias(f"{LAYER}.attention.out_proj")),
     "hidden states off by one": (POST, states_off_by_one),
+    "data2vec: padding leaks through the stack": (DATA2VEC, stack_forgets_padding),
+    "data2vec: a block of the stack missing": (
+        DATA2VEC,
+        lambda model, patch: model.encoder.pos_conv_embed.layers.pop(4),
+    ),
+    "data2vec: blocks of the stack swapped": (
+        DATA2VEC,
+        swapped("encoder.pos_conv_embed.layers.1", "encoder.pos_conv_embed.layers.3"),
+    ),
+    "data2vec: stack without norms": (DATA2VEC, set_class(conv.PositionalConvBlock, "forward", block_without_norm)),
+    "WavLM: no position bias": (WAVLM, bias_changed(torch.zeros_like)),
+    "WavLM: bias of key and query exchanged": (WAVLM, bias_changed(lambda bias: bias.transpose(1, 2))),
+    "WavLM: one head's bias for all": (WAVLM, bias_changed(lambda bias: bias[:1].expand_as(bias))),
+    "WavLM: gate lost": (WAVLM, gate_lost),
+    "WavLM: bias in the first block alone": (WAVLM, first_block_alone_is_biased),
+    "WavLM: gate's constant forgotten": (
+        WAVLM,
+        lambda model, patch: model.encoder.layers[0].attention.gru_rel_pos_const.data.fill_(1.0),
+    ),
+    "WavLM: distances not logarithmic": (
+        WAVLM_PRE,
+        buckets(lambda d, n, far: d.abs().clamp(max=n // 2 - 1) + n // 2 * (d > 0)),
+    ),
+    "WavLM: another largest distance": (WAVLM_PRE, buckets(lambda d, n, far: ORIGINAL_BUCKETS(d, n, 2 * far))),
+    "WavLM: both directions in one bucket": (WAVLM, buckets(lambda d, n, far: ORIGINAL_BUCKETS(-d.abs(), n, far))),
+    "WavLM: padding mask lost beside the bias": (WAVLM, sdpa(bias_without_padding)),
+    "UniSpeech-SAT: length rule": (
+        SAT,
+        lambda model, patch: patch.setattr(
+            lengths.Valid,
+            "reshaped_padding_mask",
+            lambda self, size, total: self.after(model.kernels_and_strides).padding_mask(total),
+        ),
+    ),
+    "UniSpeech: eps of fairseq": (UNISPEECH, set_class(_speech_encoder, "normalise_waveforms", fairseq_eps)),
+    "Hugging Face base: mask that its processor does not make": (HF_NO_MASK, masked_all_the_same),
 }
 
 
