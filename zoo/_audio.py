@@ -172,7 +172,7 @@ def _run(model: Model, batch: list[_Utterance], layers: tuple[int, ...]) -> list
             u.index,
             u.source,
             tuple(state[i, : frames[i]].to("cpu", copy=True) for state in out.hidden_states),
-            out.layers,
+            layers,
             u.seconds,
             None,
         )

@@ -43,7 +43,8 @@ class SelfAttention(nn.Module):
             proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
-        out: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
+        # Heads side by side. A view would do, but an exported graph would then hold one kernel's memory layout.
+        out: Tensor = self.out_proj(torch.cat(y.unbind(1), 2))
         return out
 
 

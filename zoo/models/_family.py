@@ -276,14 +276,12 @@ class EncoderOutput(NamedTuple):
     """What a model returns.
 
     Attributes:
-        hidden_states: one (B, T, D) tensor for each of `layers`; index 0 is what enters the first layer, index L is
-            the encoder's output after its final norm. With `padding="exact"` padded frames are zero.
+        hidden_states: one (B, T, D) tensor for each layer asked for, in that order; layer 0 is what enters the first
+            block, layer L the encoder's output after its final norm. With `padding="exact"` padded frames are zero.
         lengths: (B,) valid frames.
-        layers: index of each hidden state.
         logits: (B, T, V) of a CTC head, when the model has one and its last layer was computed; otherwise None.
     """
 
     hidden_states: tuple[Tensor, ...]
     lengths: Tensor
-    layers: tuple[int, ...]
     logits: Tensor | None = None

@@ -268,7 +268,7 @@ class SpeechEncoder(Model):
             states = {i: state.masked_fill(mask[:, :, None], 0.0) for i, state in states.items()}
         last = states.get(self.num_layers)
         logits = self.heads.ctc(last) if self.heads is not None and last is not None else None
-        return EncoderOutput(tuple(states[i] for i in wanted), frames, wanted, logits)
+        return EncoderOutput(tuple(states[i] for i in wanted), frames, logits)
 
     def _batch(
         self, waveforms: Tensor | Sequence[Tensor], lengths: Tensor | Sequence[int] | None
