@@ -13,12 +13,14 @@ from zoo._checkpoint import build, load, save
 from zoo._registry import ModelInfo, info, list_models
 from zoo.errors import ZooError
 from zoo.models._family import EncoderOutput
+from zoo.models._speech_encoder import Masking
 
 __version__ = "0.1.0"
 
 __all__ = [
     "EncoderOutput",
     "Extraction",
+    "Masking",
     "ModelInfo",
     "ZooError",
     "build",

@@ -43,13 +43,6 @@ POSITIONAL_ROWS = {
     ),
     "layer": (Row("encoder.pos_conv.{m}.0.{wb}", "encoder.pos_conv_embed.layers.{m}.conv.{wb}"),),
 }
-BIAS_ROWS = (
-    Row(
-        "encoder.layers.0.self_attn.relative_attention_bias.weight", "encoder.layers.0.attention.rel_attn_embed.weight"
-    ),
-    Row("encoder.layers.{n}.self_attn.grep_linear.{wb}", "encoder.layers.{n}.attention.gru_rel_pos_linear.{wb}"),
-    Row("encoder.layers.{n}.self_attn.grep_a", "encoder.layers.{n}.attention.gru_rel_pos_const"),
-)
 
 # Values under which the reference's forward pass is the one built here; an absent field has the first.
 REQUIRED: Mapping[str, tuple[Any, ...]] = {
@@ -110,7 +103,6 @@ def rows(config: SpeechEncoderConfig, family: Family, dialect: str) -> tuple[Row
         *ROWS,
         *EXTRACTOR_ROWS[config.extractor_norm],
         *POSITIONAL_ROWS[config.pos_conv_norm],
-        *(BIAS_ROWS if config.relative_buckets else ()),
         *(Row(*pair) for pair in family.rows.get(dialect, ())),
     )
 

@@ -59,4 +59,14 @@ FAMILY = Family(
     presets=PRESETS,
     names={"huggingface": ("wavlm",)},
     fixed={"microsoft": {"padding_rule": "reshape"}},
+    rows={
+        "microsoft": (
+            (
+                "encoder.layers.0.self_attn.relative_attention_bias.weight",
+                "encoder.layers.0.attention.rel_attn_embed.weight",
+            ),
+            ("encoder.layers.{n}.self_attn.grep_linear.{wb}", "encoder.layers.{n}.attention.gru_rel_pos_linear.{wb}"),
+            ("encoder.layers.{n}.self_attn.grep_a", "encoder.layers.{n}.attention.gru_rel_pos_const"),
+        )
+    },
 )
