@@ -12,6 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "examples" / "hubert_tiny.pt"
 RECORDINGS = sorted((ROOT / "examples" / "audio").glob("*.flac"))
+# Every bundled checkpoint of every dialect.
+DATA = ROOT / "tests" / "data"
+OTHERS = sorted(str(path) for path in (*DATA.glob("*.pt"), *(p for p in (DATA / "hf").iterdir() if p.is_dir())))
 TOOLKITS = ["fairseq", "s3prl", "transformers", "omegaconf", "hydra", "torchaudio", "espnet"]
 
 # Runs before each script: whoever asks for a toolkit gets an ImportError, and is written down.
@@ -47,6 +50,11 @@ facts["layers"] = model.config.num_layers
 extracted = list(zoo.extract(model, recordings, progress=False))
 facts["errors"] = [item.error for item in extracted]
 facts["frames"] = [len(item.hidden_states[0]) for item in extracted]
+facts["others"] = {{}}
+for path in {OTHERS!r}:
+    other = zoo.load(path, heads=True)
+    with torch.no_grad():
+        facts["others"][path] = len(other(torch.randn(1, 2000)).hidden_states) - other.config.num_layers
 facts["commands"] = [zoo.__main__.main(["list"]), zoo.__main__.main(["info", "hubert_base"])]
 """
 
@@ -72,6 +80,7 @@ def test_everything_runs_without_the_toolkits(tmp_path: Path) -> None:
     assert len(facts["shapes"]) == facts["layers"] + 1 and len({tuple(shape) for shape in facts["shapes"]}) == 1
     assert facts["errors"] == [None] * len(RECORDINGS)
     assert all(frames > 0 for frames in facts["frames"])
+    assert facts["others"] == dict.fromkeys(OTHERS, 1)
     assert facts["commands"] == [0, 0]
     assert "hubert_base" in done.stdout
     assert report["asked_for"] == []

@@ -48,7 +48,7 @@ TOLERANCES = {
 }
 
 # Half precision against fp32: root mean square difference over root mean square, worst hidden state.
-HALF_ERROR = {"bfloat16": 0.06, "float16": 0.008}
+HALF_ERROR = {"bfloat16": 0.1, "float16": 0.016}
 
 
 @dataclass
