@@ -130,7 +130,7 @@ def test_one_buffer_for_all(model: Model) -> None:
 
         def stream(buffer: Any = buffer) -> Iterator[Any]:
             for wave in items:
-                buffer[:] = wave
+                torch.as_tensor(buffer)[:] = wave
                 yield buffer
 
         for item, wave in zip(extract(model, stream()), items, strict=True):
