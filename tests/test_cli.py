@@ -468,6 +468,8 @@ def test_a_conversion_that_is_interrupted(
         status, out, err = run("zoo.convert", CHECKPOINT, "--force")
         assert (status, out) == (1, "")
         assert err == "zoo.convert: hubert_tiny.safetensors cannot be written: No space left on device\n"
+    elif isinstance(error, KeyboardInterrupt):
+        assert run("zoo.convert", CHECKPOINT, "--force") == (130, "", "zoo.convert: interrupted\n")
     else:
         with pytest.raises(type(error)):
             run("zoo.convert", CHECKPOINT, "--force")
@@ -566,3 +568,12 @@ def test_help(run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, .
     assert len(entries) >= 3
     for entry in entries:
         assert len(re.split(r"\s{2,}", entry)) > 1, f"not explained: {entry}"
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    """`python -m zoo list | head -1` ends without a message."""
+    command = [sys.executable, "-m", "zoo", "list", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""

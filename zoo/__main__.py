@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from zoo import __version__, _native, extract, info, list_models, load
+from zoo import __version__, _cli, _native, extract, info, list_models, load
 from zoo._audio import BATCH_SECONDS, Extraction
-from zoo.convert import printable, sentence
-from zoo.errors import InputError, ZooError
+from zoo._cli import printable
+from zoo.errors import InputError
 from zoo.models._family import Model
 
 LIST_SUFFIXES = {".txt", ".lst", ".list"}
@@ -87,16 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="print the result as JSON")
-    try:
-        args = parser.parse_args(argv)
-    except SystemExit as stop:
-        return 2 if stop.code else 0
-    try:
-        status: int = args.run(args)
-    except (ZooError, OSError) as error:
-        print(f"zoo {args.command}: {sentence(error)}", file=sys.stderr)
-        return 1
-    return status
+    return _cli.run(parser, argv, lambda args: args.run(args))
 
 
 def _device(text: str) -> str:

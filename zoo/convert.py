@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from zoo import _native
+from zoo import _cli, _native
+from zoo._cli import printable
 from zoo.converters import Conversion, open_conversion
-from zoo.errors import InputError, ZooError
+from zoo.errors import InputError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -39,37 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="show where every tensor goes and write nothing")
     parser.add_argument("--inspect", action="store_true", help="show what SOURCE is, without loading tensors")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    try:
-        args = parser.parse_args(argv)
-    except SystemExit as stop:
-        return 2 if stop.code else 0
-    try:
-        if args.source.is_file() and _native.is_safetensors(args.source):
-            _native.NativeFile(args.source)
-            raise InputError(f"{args.source} is a native file already; give it to zoo.load as it is")
-        with open_conversion(args.source) as conversion:
-            if args.inspect:
-                _show(_inspection(conversion), args.json)
-            elif args.dry_run:
-                _show_keys(conversion, args.json)
-            else:
-                _show(_convert(conversion, args), args.json)
-    except (ZooError, OSError) as error:
-        print(f"zoo.convert: {sentence(error)}", file=sys.stderr)
-        return 1
+    return _cli.run(parser, argv, _run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.source.is_file() and _native.is_safetensors(args.source):
+        _native.NativeFile(args.source)
+        raise InputError(f"{args.source} is a native file already; give it to zoo.load as it is")
+    with open_conversion(args.source) as conversion:
+        if args.inspect:
+            _show(_inspection(conversion), args.json)
+        elif args.dry_run:
+            _show_keys(conversion, args.json)
+        else:
+            _show(_convert(conversion, args), args.json)
     return 0
-
-
-def sentence(error: Exception) -> str:
-    """What an error says, for a terminal."""
-    if isinstance(error, OSError):
-        return printable(f"{error.filename} cannot be used: {error.strerror}")
-    return printable(error)
-
-
-def printable(value: object) -> str:
-    """A text on one line, with its control characters and broken bytes spelt out: names in a file may be hostile."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
 
 
 def _convert(conversion: Conversion, args: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""What the command lines share: how they end, and how they print text that may come from a hostile file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from zoo.errors import ZooError
+
+
+def run(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, command: Callable[[argparse.Namespace], int]
+) -> int:
+    """Parse the arguments and run the command.
+
+    Returns:
+        What the command returns; 1 with one sentence on stderr when it is refused, 2 for wrong usage.
+    """
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:
+        return 2 if stop.code else 0
+    name = " ".join(filter(None, (parser.prog.removeprefix("python -m "), getattr(args, "command", None))))
+    try:
+        status = command(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads the output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ZooError, OSError) as error:
+        print(f"{name}: {_sentence(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return printable(f"{error.filename} cannot be used: {error.strerror}")
+    return printable(error)
+
+
+def printable(value: object) -> str:
+    """A text on one line, with its control characters and broken bytes spelt out: names in a file may be hostile."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
