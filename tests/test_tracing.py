@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from tests.families import KINDS, tiny
 from tests.golden.compare import TOLERANCES
+from zoo.layers.masking import Masking
 from zoo.models._family import EncoderOutput, Model
-from zoo.models._speech_encoder import Masking
 
 # Every family is traced in `make test-all`; the two with the most wiring of their own in `make test` too.
 QUICK = ("wav2vec2_base_960", "wavlm_large")

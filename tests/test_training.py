@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.families import KINDS, tiny
-from zoo.layers.masking import span_mask
-from zoo.models._speech_encoder import Masking
+from zoo.layers.masking import Masking, span_mask
 
 DROPOUTS = {"dropout": 0.2, "attention_dropout": 0.2, "activation_dropout": 0.2, "input_dropout": 0.2}
 

@@ -12,8 +12,8 @@ from zoo._audio import Extraction, extract
 from zoo._checkpoint import build, load, save
 from zoo._registry import ModelInfo, info, list_models
 from zoo.errors import ZooError
+from zoo.layers.masking import Masking
 from zoo.models._family import EncoderOutput
-from zoo.models._speech_encoder import Masking
 
 __version__ = "0.1.0"
 

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from zoo import _native
 from zoo._registry import families, find
-from zoo.converters import open_conversion
-from zoo.converters._rows import Row, assign
 from zoo.errors import CheckpointError, ConfigError, InputError
 from zoo.models._family import Config, Heads, Model
 
@@ -73,6 +71,8 @@ def load(
     if path.is_file() and _native.is_safetensors(path):
         model = _load_native(path, heads)
     else:
+        from zoo.converters import open_conversion  # here, because `import zoo` is to be quick
+
         with open_conversion(path) as conversion:
             names = conversion.sizes()
             model = _fill(conversion.reading.config, names, heads, conversion.load, conversion.provenance())
@@ -98,6 +98,8 @@ def _explain_missing(name: str) -> None:
 
 
 def _load_native(path: Path, heads: bool) -> Model:
+    from zoo.converters._rows import Row, assign
+
     file = _native.NativeFile(path)
     try:
         name = file.config.get("family")

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Spans hidden from the encoder in training mode, drawn with torch's generator.
+
+    Attributes:
+        time_probability, time_span: share of frames replaced by the learned mask embedding, and frames in a span.
+        channel_probability, channel_span: share of channels set to zero, and channels in a span.
+    """
+
+    time_probability: float = 0.0
+    time_span: int = 10
+    channel_probability: float = 0.0
+    channel_span: int = 64
 
 
 def span_mask(lengths: Tensor, size: int, probability: float, span: int) -> Tensor:

@@ -25,7 +25,7 @@ from zoo.layers.conv import (
     StackedPositionalConv,
 )
 from zoo.layers.lengths import Valid, frame_count, min_samples, normalise_waveforms
-from zoo.layers.masking import span_mask
+from zoo.layers.masking import Masking, span_mask
 from zoo.layers.transformer import PostNormEncoder, PreNormEncoder
 from zoo.models._family import Config, EncoderOutput, Model
 
@@ -133,21 +133,6 @@ class FeatureProjection(nn.Module):
         """(B, T, C) -> (B, T, D)."""
         out: Tensor = self.dropout(self.projection(self.layer_norm(x)))
         return out
-
-
-@dataclass(frozen=True)
-class Masking:
-    """Spans hidden from the encoder in training mode, drawn with torch's generator.
-
-    Attributes:
-        time_probability, time_span: share of frames replaced by the learned mask embedding, and frames in a span.
-        channel_probability, channel_span: share of channels set to zero, and channels in a span.
-    """
-
-    time_probability: float = 0.0
-    time_span: int = 10
-    channel_probability: float = 0.0
-    channel_span: int = 64
 
 
 class SpeechEncoder(Model):
