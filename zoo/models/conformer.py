@@ -123,13 +123,11 @@ class RelativeAttention(ConformerAttention):
 
 
 def by_key(scores: Tensor) -> Tensor:
-    """Scores (B, H, T, 2T - 1) by query and distance, from T - 1 down to 1 - T -> (B, H, T, T) by query and key.
-
-    Row i has to move left by T - 1 - i. A column of padding and another cut into rows do that for all rows at once.
-    """
-    batch, heads, frames, distances = scores.shape
-    shifted = F.pad(scores, (1, 0)).reshape(batch, heads, distances + 1, frames)[:, :, 1:]
-    return shifted.reshape(batch, heads, frames, distances)[..., :frames]
+    """Scores (B, H, T, 2T - 1) by query and distance, from T - 1 down to 1 - T -> (B, H, T, T) by query and key."""
+    frames = scores.shape[2]
+    position = torch.arange(frames, device=scores.device)
+    column = position[None, :] - position[:, None] + frames - 1
+    return scores.gather(3, column.expand(*scores.shape[:2], -1, -1))
 
 
 class RotaryAttention(ConformerAttention):
