@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 import zoo
 from zoo.models._family import Model
 
@@ -17,6 +19,8 @@ KINDS = (
     "unispeech_large_en",
     "unispeech_sat_base",
     "unispeech_sat_large",
+    "wav2vec2_conformer_relpos",
+    "wav2vec2_conformer_rope",
 )
 
 
@@ -25,3 +29,12 @@ def tiny(name: str, **overrides: object) -> Model:
     small = {"conv_layers": STACK, "num_layers": 2, "width": 32, "ffn_width": 64, "num_heads": 4}
     off = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop"), 0.0)
     return zoo.build(name, **{**small, **off, **overrides})
+
+
+def train(model: Model) -> Model:
+    """Training mode, but for batch norms: in training they normalise by the batch, in evaluation by what they know."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval()
+    return model

@@ -109,7 +109,10 @@ def test_gradients_flow_and_padding_gets_none(model: zoo.models._family.Model) -
         assert torch.isfinite(batch.grad[row]).all()
         assert batch.grad[row, : len(wave) - 400].any() and not batch.grad[row, len(wave) :].any()
     without = {name for name, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()}
-    assert without == {"masked_spec_embed"}
+    unused = {"masked_spec_embed"}
+    if model.config.family == "wav2vec2_conformer":  # whose files have a positional convolution that nothing uses
+        unused |= {f"encoder.pos_conv_embed.conv.{part}" for part in ("bias", "weight_g", "weight_v")}
+    assert without == unused
 
 
 @torch.no_grad()

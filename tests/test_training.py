@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.families import KINDS, tiny
+from tests.families import KINDS, tiny, train
 from zoo.layers.masking import Masking, span_mask
 
 DROPOUTS = {"dropout": 0.2, "attention_dropout": 0.2, "activation_dropout": 0.2, "input_dropout": 0.2}
@@ -34,7 +34,7 @@ def loss_of(model: nn.Module) -> Tensor:
 def test_training_without_randomness_is_evaluation(name: str) -> None:
     model = tiny(name)
     want = model(*batch()).hidden_states
-    got = model.train()(*batch()).hidden_states
+    got = train(model)(*batch()).hidden_states
     for a, b in zip(got, want):
         assert torch.equal(a, b)
 

@@ -79,7 +79,10 @@ def _convert(conversion: Conversion, args: argparse.Namespace) -> dict[str, Any]
 def write(conversion: Conversion, output: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a native file; floating-point tensors are stored as `dtype`, one at a time in memory."""
     sizes = conversion.sizes()
-    tensors = {name: (dtype if old.is_floating_point else old, shape) for name, (old, shape) in sizes.items()}
+    full = dict.fromkeys(conversion.family.generated, torch.float32)
+    tensors = {
+        name: (full.get(name, dtype) if old.is_floating_point else old, shape) for name, (old, shape) in sizes.items()
+    }
     config = conversion.reading.config.to_dict()
     _native.write(output, tensors, conversion.load, config, conversion.provenance())
 

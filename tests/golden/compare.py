@@ -222,7 +222,8 @@ def _check_gradients(
         compared.add(names[name])
         # Shifting every key shifts all scores of a query alike: the gradient of a key bias is zero but for rounding,
         # so its unit is the gradient of the query bias beside it.
-        unit = float(want[f"{key.replace('k_proj.bias', 'q_proj.bias')}/norm"])
+        scale = re.sub(r"(k_proj|linear_k)\.bias$", lambda m: m[0].replace("k", "q"), key)
+        unit = float(want[f"{scale}/norm"])
         flat = parameter.grad.flatten()
         result.check(f"gradient/{name}/norm", flat.double().norm(), want[f"{key}/norm"], "gradient", unit)
         part = flat[:: max(1, len(flat) // SLICE)][:SLICE]

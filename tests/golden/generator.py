@@ -45,7 +45,7 @@ _MATRICES = (
     _Rule(r"(^|\.)feature_extractor\.", (0.0, 1.5), (0.0, 1.5)),
     _Rule(r"(^|\.)pos_conv\.", (0.0, 1.5), (0.0, 2.0)),
     _Rule(r"(^|\.)pos_conv_embed\.", (0.0, 1.5), (0.0, 2.0)),
-    _Rule(r"\.[qk]_proj\.", (0.0, 0.8), (0.0, 1.7)),
+    _Rule(r"(\.[qk]_proj|\.linear_[qk])\.", (0.0, 0.8), (0.0, 1.7)),
     # One row for each bucket of distances, one column for each head: as large as the scores it is added to.
     _Rule(r"\.(relative_attention_bias|rel_attn_embed)\.", (0.0, 1.2), (0.0, 2.4)),
     _Rule(r"", (0.0, 0.8), (0.0, 0.8)),
@@ -88,6 +88,8 @@ def tensor(name: str, shape: Sequence[int], seed: int, scale: str) -> np.ndarray
         raise ValueError(f"scale is {scale!r}, choose one of {SCALES}")
     if name.endswith("num_batches_tracked"):
         return np.full(shape, 1000 + seed, dtype=np.int64)
+    if name.endswith("inv_freq"):  # the same in every block, and not what a toolkit would make itself
+        return np.float32(1.0) / np.arange(1, 2 * math.prod(shape), 2, dtype=np.float32)
     values = uniform(f"{seed}/{name}", math.prod(shape)).reshape(tuple(shape))
     matrix = len(shape) > 1 and re.search(r"(^|\.)(weight(_v)?|original1)$", name) is not None
     rule = next(rule for rule in (_MATRICES if matrix else _VECTORS) if re.search(rule.pattern, name))

@@ -169,7 +169,7 @@ def measure_noise(
             whole = name.replace("/slice", "/norm")
             size = float(exact[whole]) if whole.endswith("/norm") else float(exact[name].norm())
             # Key biases shift all scores of a query alike: their gradient is zero, and what is seen is rounding.
-            if not name.endswith(("k_proj.bias/norm", "k_proj.bias/slice")):
+            if not re.search(r"(k_proj|linear_k)\.bias/(norm|slice)$", name):
                 noise["gradients"] = max(noise["gradients"], difference / size)
         elif kind != "loss":
             noise[kind if kind in noise else "states"] = max(noise.get(kind, noise["states"]), difference)

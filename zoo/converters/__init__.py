@@ -20,8 +20,10 @@ from zoo.converters._dialect import Dialect, Reading
 from zoo.converters._rows import Assignment, assign
 from zoo.converters._source import Folder, Lazy, Source, open_source
 from zoo.errors import CheckpointError, ConfigError
+from zoo.models._family import Family
 
-# Parameters of training only that a file may lack; they become zeros, and the result says so.
+# Parameters of training only that a file may lack; they become zeros, and the result says so. A family may name more
+# that follow from its configuration.
 MADE_UP = frozenset({"masked_spec_embed"})
 
 
@@ -56,6 +58,11 @@ class Conversion:
     def __exit__(self, *error: object) -> None:
         self.source.close()
 
+    @property
+    def family(self) -> Family:
+        """Of the model."""
+        return families()[self.reading.config.family]
+
     def tensor(self, name: str) -> Lazy:
         """What fills a target name, not yet read."""
         return self.reading.tensors[self.assignment.filled[name]]
@@ -63,7 +70,8 @@ class Conversion:
     def load(self, name: str) -> Tensor:
         """The tensor of a target name; floating point comes as fp32, whatever was stored."""
         if name in self.assignment.made_up:
-            return torch.zeros(self.assignment.made_up[name])
+            make = self.family.generated.get(name)
+            return torch.zeros(self.assignment.made_up[name]) if make is None else make(self.reading.config)
         tensor = self.tensor(name).load()
         return tensor.float() if tensor.is_floating_point() else tensor
 
@@ -126,8 +134,9 @@ def open_conversion(path: Path) -> Conversion:
             raise CheckpointError(f"its layout is none that the zoo reads ({', '.join(dialects())}); {_top(source)}")
         reading = dialect.read(source)
         shapes = {key: tensor.shape for key, tensor in reading.tensors.items()}
-        expected = families()[reading.config.family].shapes(reading.config)
-        assignment = assign(reading.rows, reading.drops, shapes, expected, MADE_UP)
+        family = families()[reading.config.family]
+        expected = family.shapes(reading.config)
+        assignment = assign(reading.rows, reading.drops, shapes, expected, MADE_UP | family.generated.keys())
         _check_dtypes(reading, assignment)
         return Conversion(dialect.name, reading, assignment, source)
     except (CheckpointError, ConfigError) as error:

@@ -44,23 +44,28 @@ POSITIONAL_ROWS = {
     "layer": (Row("encoder.pos_conv.{m}.0.{wb}", "encoder.pos_conv_embed.layers.{m}.conv.{wb}"),),
 }
 
+LAYER_TYPE = "transformer"
 # Values under which the reference's forward pass is the one built here; an absent field has the first.
 REQUIRED: Mapping[str, tuple[Any, ...]] = {
     "activation_fn": ("gelu",),
-    "layer_type": ("transformer",),
+    "layer_type": (LAYER_TYPE,),
     "quantize_input": (False,),
     "crop_seq_to_multiple": (1,),
 }
 
 
-def encoder_fields(get: Get) -> dict[str, Any]:
+def encoder_fields(get: Get, required: Mapping[str, tuple[Any, ...]] | None = None) -> dict[str, Any]:
     """Fields of `SpeechEncoderConfig` from fairseq's; the defaults are those of fairseq's own configuration class.
+
+    Args:
+        get: gives a field's value from its name and default.
+        required: what a family requires in place of `REQUIRED`.
 
     Raises:
         CheckpointError: for a value under which the reference computes something that the zoo does not have.
     """
-    for name, allowed in REQUIRED.items():
-        if (value := get(name, allowed[0])) not in allowed:
+    for name, (default, *others) in REQUIRED.items():
+        if (value := get(name, default)) not in (required or {}).get(name, (default, *others)):
             raise CheckpointError(f"{name} is {value!r}, which this version of zoo does not have")
     mode = get("extractor_mode", "default")
     if not isinstance(mode, str) or mode not in EXTRACTOR_NORMS:
@@ -99,12 +104,10 @@ def _positions(get: Get) -> dict[str, Any]:
 
 def rows(config: SpeechEncoderConfig, family: Family, dialect: str) -> tuple[Row, ...]:
     """The key table of a configuration, with the family's own rows in that dialect."""
-    return (
-        *ROWS,
-        *EXTRACTOR_ROWS[config.extractor_norm],
-        *POSITIONAL_ROWS[config.pos_conv_norm],
-        *(Row(*pair) for pair in family.rows.get(dialect, ())),
-    )
+    own = tuple(Row(*pair) for pair in family.rows.get(dialect, ()))
+    replaced = {row.source for row in own}
+    common = (*ROWS, *EXTRACTOR_ROWS[config.extractor_norm], *POSITIONAL_ROWS[config.pos_conv_norm])
+    return (*(row for row in common if row.source not in replaced), *own)
 
 
 def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, LazyTensor]:

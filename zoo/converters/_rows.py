@@ -16,6 +16,9 @@ from zoo.errors import CheckpointError
 PLACEHOLDERS = {
     "n": r"\d{1,6}",
     "m": r"\d{1,6}",
+    "later": r"[1-9]\d{0,5}",
+    "half": "1|2",
+    "uv": "u|v",
     "wb": "weight|bias",
     "bn": "weight|bias|running_mean|running_var|num_batches_tracked",
     "wn": "bias|weight|weight_g|weight_v",

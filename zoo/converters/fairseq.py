@@ -18,7 +18,6 @@ from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
 from zoo.models._family import Family
-from zoo.models._speech_encoder import SpeechEncoderConfig
 
 # Prefix of a pre-trained encoder inside the model that was fine-tuned from it.
 NESTED = "w2v_encoder.w2v_model."
@@ -60,23 +59,26 @@ def read(source: Source) -> Reading:
         return default
 
     family = _family(inner, outer, root["model"])
-    config = SpeechEncoderConfig.from_dict(
+    config: Any = family.config.from_dict(
         {
             "family": family.name,
-            **layout.encoder_fields(get),
+            **layout.encoder_fields(get, family.required.get("fairseq")),
+            **(family.fields["fairseq"](get) if "fairseq" in family.fields else {}),
             "normalize": _normalize(inner, outer),
             "symbols": _symbols(root),
             **family.fixed["fairseq"],
         }
     )
     rows = layout.rows(config, family, "fairseq")
+    drops = (*DROPS, *(Drop(*pair) for pair in family.drops.get("fairseq", ())))
     if nested:
         rows = (*(Row(NESTED + row.source, row.target) for row in rows), CTC_ROW)
+        drops = tuple(Drop(NESTED + drop.source, drop.reason) for drop in drops)
     return Reading(
         config=config,
         tensors=layout.tensors(root["model"].items()),
         rows=rows,
-        drops=tuple(Drop(NESTED + drop.source, drop.reason) for drop in DROPS) if nested else DROPS,
+        drops=drops,
         source_config={"model": outer["model"], "task": outer["task"]},
         extra=_dictionaries(root),
     )
@@ -106,16 +108,20 @@ def _inner(outer: Mapping[str, Any]) -> Mapping[str, Any]:
 def _family(inner: Mapping[str, Any], outer: Mapping[str, Any], tensors: Mapping[str, Any]) -> Family:
     """The family that the configuration names, else the one whose own tensors are there."""
     names = [section["model"].get(field) for section in (inner, outer) for field in ("_name", "arch")]
+    layer = inner["model"].get("layer_type") or layout.LAYER_TYPE
     for name in names:
-        for family in families().values():
-            if name in family.names.get("fairseq", ()):
+        found = [family for family in families().values() if name in family.names.get("fairseq", ())]
+        for family in found:
+            if layer in family.required.get("fairseq", {}).get("layer_type", (layout.LAYER_TYPE,)):
                 return family
+        if found:
+            return found[0]
     own = [f for f in families().values() if any(key in tensors for key, _ in f.rows.get("fairseq", ()))]
     if len(own) == 1:
         return own[0]
-    found = next((repr(name) for name in names if name), "no name")
-    known = sorted(n for family in families().values() for n in family.names.get("fairseq", ()))
-    raise CheckpointError(f"the model is {found} in fairseq's terms; supported are {', '.join(known)}")
+    said = next((repr(name) for name in names if name), "no name")
+    known = sorted({n for family in families().values() for n in family.names.get("fairseq", ())})
+    raise CheckpointError(f"the model is {said} in fairseq's terms; supported are {', '.join(known)}")
 
 
 def _normalize(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> bool:

@@ -15,7 +15,6 @@ from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Folder, Source
 from zoo.errors import CheckpointError
 from zoo.models._family import Family
-from zoo.models._speech_encoder import SpeechEncoderConfig
 
 NORMALIZE_EPS = 1e-7  # of the feature extractor, which divides by sqrt(variance + 1e-7)
 
@@ -74,15 +73,17 @@ def read(source: Source) -> Reading:
         CheckpointError: when its model is not supported.
     """
     hf: Mapping[str, Any] = source.root["config"]
-    for name, allowed in REQUIRED.items():
-        if (value := hf.get(name, allowed[0])) not in allowed:
-            raise CheckpointError(f"{name} is {value!r} in config.json, which this version of zoo does not have")
     family = _family(hf)
+    own = family.required.get("huggingface", {})
+    for name, allowed in {**REQUIRED, **own}.items():
+        default = REQUIRED.get(name, allowed)[0]
+        if (value := hf.get(name, default)) not in allowed:
+            raise CheckpointError(f"{name} is {value!r} in config.json, which this version of zoo does not have")
     norm = hf.get("feat_extract_norm", "layer" if family.name == "data2vec" else "group")
     processor = _processor(source.root)
     # Without a processor file: what every released model's has.
     processor = {"do_normalize": norm == "layer", "return_attention_mask": norm == "layer"} | processor
-    config = SpeechEncoderConfig.from_dict(
+    config: Any = family.config.from_dict(
         {
             "family": family.name,
             "conv_layers": _conv_layers(hf),
@@ -106,15 +107,17 @@ def read(source: Source) -> Reading:
             "input_dropout": hf.get("feat_proj_dropout", 0.0),
             "layerdrop": hf.get("layerdrop", 0.1),
             "symbols": _symbols(source.root["vocab"]),
+            **(family.fields["huggingface"](hf.get) if "huggingface" in family.fields else {}),
         }
     )
     tensors = source.root["tensors"]
+    rows = tuple(Row(*pair) for pair in family.rows.get("huggingface", ()))
     prefix = str(hf["model_type"]).replace("-", "_") + "."
     prefix = prefix if any(key.startswith(prefix) for key in tensors) else ""
     return Reading(
         config=config,
         tensors=tensors,
-        rows=(*(Row(prefix + row.source, row.target) for row in ENCODER_ROWS), *HEAD_ROWS),
+        rows=(*(Row(prefix + row.source, row.target) for row in (*ENCODER_ROWS, *rows)), *HEAD_ROWS),
         drops=tuple(Drop(prefix + drop.source, drop.reason) for drop in DROPS),
         source_config={"config": hf, "preprocessor": processor},
     )

@@ -70,32 +70,26 @@ class TransformerEncoder(nn.Module):
 
     Args:
         width: D.
-        inner: width of the feed-forward layer.
         layers: number of blocks.
-        dropout: after the input, after attention and after the feed-forward layer.
-        activation_dropout: inside the feed-forward layer.
+        dropout: after the input.
         layerdrop: probability that a block is skipped, in training mode.
         pos_conv: module called with (x, padded), whose result is added to x.
-        attention: makes the attention module of a block from its index.
+        layer: makes a block from its index.
 
     Attributes:
         checkpointing: in training mode, compute the blocks again in the backward pass instead of keeping their inner
             activations.
     """
 
-    layer_type: type[TransformerLayer]
-
     def __init__(
         self,
         *,
         width: int,
-        inner: int,
         layers: int,
         dropout: float,
-        activation_dropout: float,
         layerdrop: float,
         pos_conv: nn.Module,
-        attention: Callable[[int], SelfAttention],
+        layer: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
         self.layerdrop = layerdrop
@@ -103,9 +97,12 @@ class TransformerEncoder(nn.Module):
         self.pos_conv_embed = pos_conv
         self.layer_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(
-            self.layer_type(width, inner, dropout, activation_dropout, attention(i)) for i in range(layers)
-        )
+        self.layers = nn.ModuleList(layer(i) for i in range(layers))
+
+    def add_positions(self, x: Tensor, padded: Tensor | None) -> Tensor:
+        """What tells frames apart by their place, added before the first block."""
+        out: Tensor = x + self.pos_conv_embed(x, padded)
+        return out
 
     def enter(self, x: Tensor) -> Tensor:
         """Applied to the input of the first block."""
@@ -115,41 +112,38 @@ class TransformerEncoder(nn.Module):
         """Applied to the output of the last block."""
         return x
 
-    def position_bias(self, frames: int) -> Tensor | None:
-        """What the first block's attention makes of the distances of frames, for all blocks."""
+    def shared(self, x: Tensor, padded: Tensor | None, exact: bool) -> tuple[Tensor | None, ...]:
+        """What every block is given beside its input: the keys that may be looked at, and the position bias."""
+        allowed = None if padded is None else ~padded[:, None, None, :]
         first = self.layers[0].attention
-        return first.position_bias(frames) if isinstance(first, SelfAttention) else None
+        return allowed, first.position_bias(x.shape[1]) if isinstance(first, SelfAttention) else None
 
-    def forward(
-        self, x: Tensor, padded: Tensor | None, mask_positions: bool, wanted: Collection[int]
-    ) -> dict[int, Tensor]:
+    def forward(self, x: Tensor, padded: Tensor | None, exact: bool, wanted: Collection[int]) -> dict[int, Tensor]:
         """Hidden states of the wanted layers; no block above the highest one is run.
 
         Args:
             x: (B, T, D), zero where padded.
             padded: (B, T) mask of padded frames, which no frame attends to; None: nothing is padded.
-            mask_positions: whether the positional convolution is told of the padding.
+            exact: whether convolutions are told of the padding.
             wanted: indices from 0 (what enters the first block) to the number of blocks (the encoder's output).
 
         Returns:
             index -> (B, T, D).
         """
-        x = x + self.pos_conv_embed(x, padded if mask_positions else None)
-        x = self.dropout(self.enter(x))
+        x = self.dropout(self.enter(self.add_positions(x, padded if exact else None)))
         states = {0: x} if 0 in wanted else {}
         depth = max(wanted)
-        allowed = None if padded is None else ~padded[:, None, None, :]
-        position_bias = self.position_bias(x.shape[1]) if depth else None
+        shared = self.shared(x, padded, exact) if depth else ()
         run = self._train_layer if self.training else _run_layer
         for i, layer in enumerate(self.layers[:depth], start=1):
-            x = run(layer, x, allowed, position_bias)
+            x = run(layer, x, *shared)
             if i in wanted:
                 states[i] = x
         if depth == len(self.layers):
             states[depth] = self.leave(x)
         return states
 
-    def _train_layer(self, layer: nn.Module, x: Tensor, allowed: Tensor | None, position_bias: Tensor | None) -> Tensor:
+    def _train_layer(self, layer: nn.Module, x: Tensor, *shared: Tensor | None) -> Tensor:
         """A block with layerdrop and gradient checkpointing.
 
         In a traced graph, and where several processes share their gradients, a dropped block is computed all the
@@ -162,21 +156,19 @@ class TransformerEncoder(nn.Module):
             elif torch.rand(()) < self.layerdrop:
                 return x
         if self.checkpointing:
-            y: Tensor = checkpoint(layer, x, allowed, position_bias, use_reentrant=False)
+            y: Tensor = checkpoint(layer, x, *shared, use_reentrant=False)
         else:
-            y = layer(x, allowed, position_bias)
+            y = layer(x, *shared)
         return y if drop is None else torch.where(drop, x, y)
 
 
-def _run_layer(layer: nn.Module, x: Tensor, allowed: Tensor | None, position_bias: Tensor | None) -> Tensor:
-    y: Tensor = layer(x, allowed, position_bias)
+def _run_layer(layer: nn.Module, x: Tensor, *shared: Tensor | None) -> Tensor:
+    y: Tensor = layer(x, *shared)
     return y
 
 
 class PostNormEncoder(TransformerEncoder):
     """The encoder's norm stands before the first block."""
-
-    layer_type = PostNormLayer
 
     def enter(self, x: Tensor) -> Tensor:
         """Normalise what enters the first block."""
@@ -186,8 +178,6 @@ class PostNormEncoder(TransformerEncoder):
 
 class PreNormEncoder(TransformerEncoder):
     """The encoder's norm stands after the last block."""
-
-    layer_type = PreNormLayer
 
     def leave(self, x: Tensor) -> Tensor:
         """Normalise what leaves the last block."""

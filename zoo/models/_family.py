@@ -85,6 +85,7 @@ class Source:
 SOURCE_CODES = {
     "FB": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/wav2vec/"),
     "FBS": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/speech_to_speech/s2st_finetuning/w2v2/"),
+    "FBC": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/conformer/wav2vec2/librilight/"),
     "FBH": ("fairseq", "https://dl.fbaipublicfiles.com/hubert/"),
     "FBV": ("fairseq", "https://dl.fbaipublicfiles.com/voxpopuli/models/"),
     "MMS": ("fairseq", "https://dl.fbaipublicfiles.com/mms/"),
@@ -255,7 +256,14 @@ class Family:
         presets: its released checkpoints.
         names: dialect -> the names by which that dialect's own configurations call the family.
         fixed: dialect -> configuration fields that the dialect fixes for this family.
-        rows: dialect -> (source key, zoo key) templates beside those that the dialect has for every family.
+        required: dialect -> its own fields, and values under which it computes what is built here, in place of those
+            that the dialect requires of every family.
+        fields: dialect -> configuration fields made from the dialect's own, which are had by name and default.
+        rows: dialect -> (source key, zoo key) templates beside those that the dialect has for every family, or in
+            place of those with the same source.
+        drops: dialect -> (source key, reason) templates of what is left behind.
+        generated: zoo key of a buffer that follows from the configuration -> what makes it. A file may lack it; where
+            it is there, its values are kept in full precision.
     """
 
     name: str
@@ -264,7 +272,11 @@ class Family:
     presets: tuple[Preset, ...]
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    required: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
+    fields: Mapping[str, Callable[[Callable[[str, Any], Any]], Mapping[str, Any]]] = field(default_factory=dict)
     rows: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    drops: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    generated: Mapping[str, Callable[[Any], Tensor]] = field(default_factory=dict)
 
     def shapes(self, config: Config) -> dict[str, tuple[int, ...]]:
         """Name -> shape of a model's parameters and buffers, without allocating them."""

@@ -9,7 +9,6 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -26,7 +25,7 @@ from zoo.layers.conv import (
 )
 from zoo.layers.lengths import Valid, frame_count, min_samples, normalise_waveforms
 from zoo.layers.masking import Masking, span_mask
-from zoo.layers.transformer import PostNormEncoder, PreNormEncoder
+from zoo.layers.transformer import PostNormEncoder, PostNormLayer, PreNormEncoder, PreNormLayer, TransformerEncoder
 from zoo.models._family import Config, EncoderOutput, Model
 
 STANDARD_CONV_LAYERS = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
@@ -146,16 +145,20 @@ class SpeechEncoder(Model):
         self.masking = Masking()
         self.feature_extractor = FeatureExtractor(config.conv_layers, config.extractor_norm, config.conv_bias)
         self.feature_projection = FeatureProjection(config.conv_layers[-1][0], config.width, config.input_dropout)
+        self.encoder = self.make_encoder(config)
+
+    def make_encoder(self, config: SpeechEncoderConfig) -> TransformerEncoder:
+        """What follows the projection; a family with blocks of its own makes another."""
         encoder_type = PreNormEncoder if config.norm_first else PostNormEncoder
-        self.encoder = encoder_type(
+        layer_type = PreNormLayer if config.norm_first else PostNormLayer
+        sizes = (config.width, config.ffn_width, config.dropout, config.activation_dropout)
+        return encoder_type(
             width=config.width,
-            inner=config.ffn_width,
             layers=config.num_layers,
             dropout=config.dropout,
-            activation_dropout=config.activation_dropout,
             layerdrop=config.layerdrop,
-            pos_conv=_positional_conv(config),
-            attention=partial(_attention, config),
+            pos_conv=positional_conv(config),
+            layer=lambda index: layer_type(*sizes, _attention(config, index)),
         )
 
     @property
@@ -328,7 +331,8 @@ class SpeechEncoder(Model):
         return x
 
 
-def _positional_conv(config: SpeechEncoderConfig) -> nn.Module:
+def positional_conv(config: SpeechEncoderConfig) -> nn.Module:
+    """The positional convolution of a configuration."""
     width, kernel, groups = config.width, config.pos_conv_kernel, config.pos_conv_groups
     if config.pos_conv_norm == "layer":
         return StackedPositionalConv(width, kernel, groups, config.pos_conv_depth)
