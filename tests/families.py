@@ -11,6 +11,7 @@ KINDS = (
     "wav2vec2_large_ll60k",
     "hubert_base",
     "hubert_large_ll60k",
+    "distilhubert_base",
     "data2vec_base_960",
     "wavlm_base",
     "wavlm_large",

@@ -25,8 +25,9 @@ NESTED = "w2v_encoder.w2v_model."
 CTC_ROW = Row("w2v_encoder.proj.{wb}", "heads.ctc_proj.{wb}")
 DROPS = (Drop("_ema.{rest}", "moving average of the weights, the teacher of pre-training"),)
 
-# Fields that fine-tuning sets anew, beside the encoder's own.
-OVERRIDDEN = ("dropout", "attention_dropout", "activation_dropout", "dropout_input")
+# Fields that fine-tuning sets anew, beside the encoder's own; it may add adapters (MMS).
+ADAPTER_FIELDS = ("layer_type", "adp_num", "adp_dim", "adp_act_fn", "adp_trf_idx")
+OVERRIDDEN = ("dropout", "attention_dropout", "activation_dropout", "dropout_input", *ADAPTER_FIELDS)
 
 
 def recognise(source: Source) -> bool:
