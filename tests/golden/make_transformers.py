@@ -107,9 +107,9 @@ DATA2VEC = {
 CASES: dict[str, tuple[str, int, dict[str, Any], dict[str, bool]]] = {
     "hf_wav2vec2_post_norm": ("Wav2Vec2", 211, BASE, NORMALISED),
     "hf_wav2vec2_pre_norm": ("Wav2Vec2", 222, LARGE, MASKED),
-    "hf_mms": ("Wav2Vec2", 192, {**LARGE, "adapter_attn_dim": 8}, MASKED),
+    "hf_mms": ("Wav2Vec2", 195, {**LARGE, "adapter_attn_dim": 8}, MASKED),
     "hf_hubert_pre_norm": ("Hubert", 173, LARGE, MASKED),
-    "hf_distilhubert": ("Hubert", 181, {**BASE, "feat_proj_layer_norm": False}, RAW),
+    "hf_distilhubert": ("Hubert", 187, {**BASE, "feat_proj_layer_norm": False}, RAW),
     "hf_data2vec": ("Data2VecAudio", 164, DATA2VEC, MASKED),
     "hf_wavlm_post_norm": ("WavLM", 105, BASE, RAW),
     "hf_wavlm_pre_norm": ("WavLM", 166, {**LARGE, "conv_bias": False, **FEW_BUCKETS}, MASKED),

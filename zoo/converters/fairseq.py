@@ -47,7 +47,7 @@ def read(source: Source) -> Reading:
     Raises:
         CheckpointError: when its configuration is missing, contradictory, or of a model that is not supported.
     """
-    root: Mapping[str, Any] = source.root
+    root = _with_language(source.root)
     outer = _sections(root["cfg"] if isinstance(root.get("cfg"), Mapping) else root["args"])
     nested = any(str(key).startswith(NESTED) for key in root["model"])
     inner = _inner(outer) if nested else outer
@@ -79,8 +79,29 @@ def read(source: Source) -> Reading:
         rows=rows,
         drops=tuple(Drop(NESTED + drop.source, drop.reason) for drop in DROPS) if nested else DROPS,
         source_config={"model": outer["model"], "task": outer["task"]},
-        extra=_dictionaries(root),
+        extra=_dictionaries(root) | ({"language": root["language"]} if "language" in root else {}),
     )
+
+
+def _with_language(root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The file with the tensors and symbols of its language, where it holds those of languages to choose from (MMS).
+
+    Raises:
+        CheckpointError: when there is more than one, since nothing says which one is wanted.
+    """
+    languages = root.get("adapter")
+    if not isinstance(languages, Mapping):
+        return root
+    if len(languages) != 1:
+        raise CheckpointError(
+            f"it holds adapters of {len(languages)} languages to choose from; "
+            "save a copy whose 'adapter' holds the one language that you want"
+        )
+    ((language, own),) = languages.items()
+    if not isinstance(own, Mapping) or not isinstance(own.get("model"), Mapping):
+        raise CheckpointError(f"its adapter of the language {language!r} holds no tensors; give the original file")
+    state = {**_task_state(root), **_task_state(own)}
+    return {**root, "model": {**root["model"], **own["model"]}, "task_state": state, "language": str(language)}
 
 
 def _sections(config: Mapping[str, Any]) -> Mapping[str, Any]:
