@@ -11,9 +11,12 @@ Each takes `--out DIR`. Configurations, stages and files are handled as in `make
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import functools
+import io
 import tempfile
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from typing import Any
 import fairseq
 import numpy as np
 import torch
+from fairseq.models.wav2vec.wav2vec2_classification import Wav2Vec2ClassificationConfig, Wav2VecClassification
 from generator import tensors, waveform
 from make_fairseq import (
     HERE,
@@ -44,7 +48,8 @@ from make_fairseq import (
     training_state,
     versions,
 )
-from recording import UTTERANCE, UTTERANCES, compute, describe, measure_noise, state_rms, write
+from omegaconf import OmegaConf, open_dict
+from recording import UTTERANCE, UTTERANCES, compute, describe, fill, measure_noise, state_rms, write
 from torch import nn
 
 ADAPTED = {"layer_type": "trf_adp", "adp_num": 1, "adp_dim": 8, "adp_act_fn": "relu", "adp_trf_idx": "all"}
@@ -99,6 +104,37 @@ def make_golden(out: Path) -> None:
             write(out / f"{case}_{scale}", document, stored)
 
 
+def make_lid(path: Path, seed: int) -> tuple[dict[str, Any], np.ndarray]:
+    """Writes a language identification model over a plain parent, and returns its facts and its last state.
+
+    Its own task needs a data set; only its dictionary's size is asked for here, and the trainer's state is left empty.
+    """
+    parent = plain(make_config(TINY_WAV2VEC2_LARGE, {**WAV2VEC2_TASK, **NORMALIZED}))
+    fields = {"_name": "wav2vec_classification", "pooling": "mean", "data": "data", "w2v_args": parent, **NORMALIZED}
+    config = OmegaConf.structured(Wav2Vec2ClassificationConfig)
+    with open_dict(config):
+        config.update(fields)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = Wav2VecClassification.build_model(config, types.SimpleNamespace(target_dictionary=range(5)))
+    fill(model, seed, "lively")
+    sections = {"model": fields, "task": {"_name": "audio_classification", "data": "data", **NORMALIZED}}
+    content = {"args": None, "cfg": sections, "model": model.state_dict(), "optimizer_history": [], "extra_state": {}}
+    torch.save(content, path)
+    source = normalise(torch.from_numpy(waveform(UTTERANCE)), True)[None]
+    with torch.no_grad():
+        last = run(model.w2v_encoder.w2v_model, source).states[-1][0].numpy()
+    facts = {
+        "about": "language identification: no output per frame, a pooling head",
+        "family": "wav2vec2",
+        "normalize": True,
+        "config": sections,
+        "seed": seed,
+        "scale": "lively",
+        "state": describe(model),
+    }
+    return facts, last
+
+
 def make_checkpoints(out: Path) -> None:
     """Writes a fine-tuned model whose language stands beside it, and what fairseq computes with both together."""
     out.mkdir(parents=True, exist_ok=True)
@@ -108,7 +144,7 @@ def make_checkpoints(out: Path) -> None:
         _, _, trainer = files.pretrained(410, TINY_WAV2VEC2_LARGE, {**WAV2VEC2_TASK, **NORMALIZED})
         torch.save(training_state(trainer), parent)
         task = {**WAV2VEC2_TASK, **NORMALIZED, "_name": "audio_finetuning", "labels": "ltr"}
-        # The parent has no adapters, so the fine-tuned model cannot be filled from it; its weights are generated anyway.
+        # The parent has no adapters, so fairseq cannot fill the fine-tuned model from it; weights are generated anyway.
         fields = {"_name": "wav2vec_ctc", **NORMALIZED, **ADAPTED, "adp_dim": 4, "no_pretrained_weights": True}
         config, model, trainer = files.finetuned(seed, fields, task, parent)
     state = training_state(trainer)
@@ -134,6 +170,7 @@ def make_checkpoints(out: Path) -> None:
         source = normalise(torch.from_numpy(waveform(UTTERANCE)), True)[None]
         last = run(first_adapter(model.w2v_encoder.w2v_model), source).states[-1][0]
         logits = model(source=source, padding_mask=None, corpus_key=[0])["encoder_out"][:, 0]
+    lid = {"mms_lid.pt": make_lid(out / "mms_lid.pt", 412)}
     document = {
         "reference": versions(),
         "script": "tests/golden/make_mms.py checkpoints",
@@ -149,10 +186,12 @@ def make_checkpoints(out: Path) -> None:
                 "scale": "lively",
                 "language": {"name": LANGUAGE, "seed": seed + 1, "tensors": sorted(language), "symbols": SYMBOLS},
                 "state": describe(model),
-            }
+            },
+            **{key: facts for key, (facts, _) in lid.items()},
         },
     }
-    write(out / "mms_expected", document, {f"{name}/last": last.numpy(), f"{name}/logits": logits.numpy()})
+    arrays = {f"{name}/last": last.numpy(), f"{name}/logits": logits.numpy()}
+    write(out / "mms_expected", document, arrays | {f"{key}/last": value for key, (_, value) in lid.items()})
     print(f"{name}: {(out / name).stat().st_size / 1000:.0f} kB, fairseq {fairseq.__version__}")
 
 

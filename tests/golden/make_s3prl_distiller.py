@@ -3,7 +3,7 @@
 Runs in an environment of its own (README.md beside this file), never in the project's:
 
     python tests/golden/make_s3prl_distiller.py golden         # tests/golden/data/distilhubert_*.{json,npz}
-    python tests/golden/make_s3prl_distiller.py checkpoints    # tests/data/distilhubert.pt, distiller_expected.{json,npz}
+    python tests/golden/make_s3prl_distiller.py checkpoints    # tests/data/distilhubert.pt, distiller_expected.*
 
 Each takes `--out DIR`.
 """

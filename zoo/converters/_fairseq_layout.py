@@ -119,8 +119,8 @@ def _adapter_width(get: Get) -> Any:
     for name, default, allowed in (("adp_num", -1, 1), ("adp_act_fn", "relu", "relu"), ("adp_trf_idx", "all", "all")):
         if (value := get(name, default)) != allowed:
             raise CheckpointError(
-                f"{name} is {value!r}, but supported are files with one adapter after every block, with ReLU; "
-                "take the adapter of one language out of the stack first"
+                f"{name} is {value!r}, but supported is one adapter after every block, with ReLU: "
+                "adp_num 1, adp_act_fn 'relu', adp_trf_idx 'all'"
             )
     return get("adp_dim", 64)
 

@@ -22,7 +22,10 @@ from zoo.models._speech_encoder import SpeechEncoderConfig
 
 # Prefix of a pre-trained encoder inside the model that was fine-tuned from it.
 NESTED = "w2v_encoder.w2v_model."
-CTC_ROW = Row("w2v_encoder.proj.{wb}", "heads.ctc_proj.{wb}")
+HEAD_ROWS = (
+    Row("w2v_encoder.proj.{wb}", "heads.ctc_proj.{wb}"),
+    Row("pooling_layer.{rest}", "heads.pooling_layer.{rest}"),  # of language identification
+)
 DROPS = (Drop("_ema.{rest}", "moving average of the weights, the teacher of pre-training"),)
 
 # Fields that fine-tuning sets anew, beside the encoder's own; it may add adapters (MMS).
@@ -72,7 +75,7 @@ def read(source: Source) -> Reading:
     )
     rows = layout.rows(config, family, "fairseq")
     if nested:
-        rows = (*(Row(NESTED + row.source, row.target) for row in rows), CTC_ROW)
+        rows = (*(Row(NESTED + row.source, row.target) for row in rows), *HEAD_ROWS)
     return Reading(
         config=config,
         tensors=layout.tensors(root["model"].items()),

@@ -205,7 +205,7 @@ FINE_TUNED = (
     *(
         _preset(
             f"mms_1b_{name}", ONE_BILLION_ADAPTED, f"MMS 1B, CTC on {data}", f"HF:facebook/mms-1b-{name}", paper=MMS,
-            licence="CC-BY-NC-4.0", confirmed=False, notes="with the adapter that the repository's weights hold, English",
+            licence="CC-BY-NC-4.0", confirmed=False, notes="with the adapter that the folder's weights hold, English's",
         )
         for name, data in (
             ("fl102", "FLEURS, 102 languages"), ("l1107", "MMS-lab, 1107 languages"), ("all", "1162 languages"),
