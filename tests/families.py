@@ -11,8 +11,10 @@ STACK = tuple((16, kernel, stride) for _, kernel, stride in zoo.info("hubert_bas
 KINDS = (
     "wav2vec2_base_960",
     "wav2vec2_large_ll60k",
+    "mms_1b_all",
     "hubert_base",
     "hubert_large_ll60k",
+    "distilhubert_base",
     "data2vec_base_960",
     "wavlm_base",
     "wavlm_large",

@@ -73,6 +73,10 @@ def model_field(name: str, value: Any) -> Callable[[Tree], None]:
     return lambda root: root["cfg"]["model"].update({name: value})
 
 
+def distiller_field(name: str, value: Any) -> Callable[[Tree], None]:
+    return lambda root: root["Config"]["distiller"].update({name: value})
+
+
 def extra_tensor(root: Tree) -> None:
     root["model"]["encoder.surprise\n\x1b[31m"] = torch.zeros(3)
 
@@ -123,6 +127,15 @@ EDITED: dict[str, tuple[str, Callable[[Tree], None]]] = {
     "key_number.pt": ("e3_resolved", lambda root: root["model"].update({1: torch.zeros(1)})),
     "integer_tensor.pt": ("e3_resolved", state("encoder.layer_norm.weight", torch.zeros(16, dtype=torch.int64))),
     "complex_tensor.pt": ("e3_resolved", state("final_proj.bias", torch.zeros(8, dtype=torch.complex64))),
+    "languages.pt": ("mms", lambda root: root["adapter"].update(abc=root["adapter"]["xyz"])),
+    "language_empty.pt": ("mms", lambda root: root["adapter"].update(xyz={})),
+    "adapters_stacked.pt": ("mms", model_field("adp_num", 2)),
+    "adapter_gelu.pt": ("mms", model_field("adp_act_fn", "gelu")),
+    "adapter_missing.pt": ("mms", model_field("layer_type", "transformer")),
+    "distiller_config.pt": ("distilhubert", lambda root: root["Config"].pop("distiller")),
+    "distiller_task.pt": ("distilhubert", distiller_field("task_emb_type", "add")),
+    "distiller_attention.pt": ("distilhubert", distiller_field("attention_type", "sparse")),
+    "distiller_mode.pt": ("distilhubert", distiller_field("activation_fn", "relu")),
     "contradiction.pt": ("ctc_hubert", contradictory_normalize),
     "parent_unknown.pt": ("ctc_hubert", parent_unknown),
 }

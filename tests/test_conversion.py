@@ -17,6 +17,7 @@ from zoo import convert
 from zoo.converters import open_conversion
 from zoo.converters._fields import parse_conv_layers, resolve
 from zoo.converters._rows import Drop, Row, assign
+from zoo.converters._unsupported import UNSUPPORTED
 from zoo.errors import CheckpointError
 
 DATA = Path(__file__).parent / "data"
@@ -65,12 +66,18 @@ def test_every_tensor_arrives_unchanged(name: str) -> None:
     state = model.state_dict()
     with open_conversion(DATA / name) as conversion:
         filled = conversion.assignment.filled
-    assert set(filled) == set(state)
+    assert set(filled) | set(conversion.assignment.made_up) == set(state)
+    assert bool(conversion.assignment.made_up) == (name == "distilhubert.pt")  # which was trained unmasked
     teacher = {f"_ema.{key}" for key in facts.get("ema", ())}
     assert set(filled.values()) == set(facts["state"]) and set(conversion.assignment.dropped) == teacher
     made = generator.tensors(facts["state"], facts["seed"], facts["scale"])
+    if language := facts.get("language"):  # whose tensors stand beside the model's and take their place
+        own = {key: facts["state"][key] for key in language["tensors"]}
+        made |= generator.tensors(own, language["seed"], facts["scale"])
     for target, source in filled.items():
         want = torch.from_numpy(made[source])
+        if want.dim() > state[target].dim():
+            (want,) = want  # a stack of one adapter
         if facts["state"][source]["dtype"] == "float16":
             want = want.half().float()
         assert torch.equal(state[target], want), target
@@ -86,6 +93,14 @@ def test_symbols_of_a_hugging_face_folder() -> None:
     symbols = zoo.load(DATA / "hf" / "ctc").config.symbols
     vocabulary = json.loads((DATA / "hf" / "ctc" / "vocab.json").read_text())
     assert symbols is not None and [vocabulary[symbol] for symbol in symbols] == list(range(len(vocabulary)))
+
+
+def test_the_one_language_of_a_file_is_used() -> None:
+    model = zoo.load(DATA / "mms.pt", heads=True)
+    language = FACTS["mms.pt"]["language"]
+    assert model.config.symbols is not None and model.config.symbols[4:8] == tuple(language["symbols"])
+    assert model.heads.ctc_proj.weight.shape == (len(model.config.symbols), 16)
+    assert model.provenance["language"] == language["name"] and model.config.adapter_width == 4
 
 
 def test_label_dictionaries_are_kept() -> None:
@@ -169,6 +184,33 @@ def test_configurations_that_cannot_be_right(
         return
     with pytest.raises(CheckpointError, match=words):
         zoo.load(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("data2vec 2.0", {"cfg": {"model": {"_name": "data2vec_multi"}}, "model": {}}),
+        ("data2vec 2.0", {"model": {"w2v_encoder.w2v_model.modality_encoders.AUDIO.alibi_scale": torch.ones(1)}}),
+        (
+            "multi-resolution HuBERT",
+            {"model_cfg": {}, "model_weight": {"middle_encoder.layer_norm.bias": torch.ones(1)}},
+        ),
+        ("multi-resolution HuBERT", {"args": {"arch": "multires_hubert"}, "model": {}}),
+        ("an ESPnet model", {"encoder.hubert_pretrain_model.wav2vec2.feature_extractor.bias": torch.ones(1)}),
+        ("LightHuBERT", {"cfg": {"model": {"_name": "hubert_pruner"}}, "model": {}}),
+        ("ILS-HuBERT", {"model": {"encoder.layers.4.post_layer_norm.weight": torch.ones(1)}}),
+    ],
+)
+def test_models_that_are_not_supported_are_named(name: str, content: dict[str, Any], tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "source.pt")
+    with pytest.raises(CheckpointError, match=f"it is {name}, which is not supported, because "):
+        zoo.load(tmp_path / "source.pt")
+
+
+def test_every_unsupported_model_is_in_the_docs() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    for model in UNSUPPORTED:
+        assert f"| {model.name}" in text and model.reason in text
 
 
 def test_an_unknown_model_is_named(tmp_path: Path) -> None:

@@ -97,6 +97,9 @@ class Case:
             (path / "preprocessor_config.json").write_text(json.dumps(self.facts["preprocessor"]))
             save_file(state, path / "model.safetensors")
             return path
+        if self.facts.get("dialect") == "s3prl_distiller":
+            torch.save({"Config": self.facts["config"], "Distiller": state}, folder / f"{self.name}.ckpt")
+            return folder / f"{self.name}.ckpt"
         content = {"cfg": self.facts["config"], "model": state}
         if self.facts.get("dialect", "fairseq") == "fairseq":
             content |= {"args": None, "optimizer_history": [], "extra_state": {}}
@@ -213,9 +216,9 @@ def _check_gradients(
 
     compared = set()
     for name, parameter in model.named_parameters():
-        key = f"{prefix}grad/{names[name]}"
         if parameter.grad is None:
             continue
+        key = f"{prefix}grad/{names[name]}"
         if f"{key}/norm" not in want:
             result.failures.append(f"gradient/{name}: the reference has none")
             continue

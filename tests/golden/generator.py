@@ -48,6 +48,8 @@ _MATRICES = (
     _Rule(r"(\.[qk]_proj|\.linear_[qk])\.", (0.0, 0.8), (0.0, 1.7)),
     # One row for each bucket of distances, one column for each head: as large as the scores it is added to.
     _Rule(r"\.(relative_attention_bias|rel_attn_embed)\.", (0.0, 1.2), (0.0, 2.4)),
+    # Stacks of one adapter, whose first axis is that of the stack.
+    _Rule(r"\.adapter_layer\.W_[ab]$", (0.0, 3.0), (0.0, 3.0)),
     _Rule(r"", (0.0, 0.8), (0.0, 0.8)),
 )
 _VECTORS = (
@@ -55,8 +57,8 @@ _VECTORS = (
     _Rule(r"\.running_var$", (1.0, 0.3), (1.5, 1.2)),
     _Rule(r"\.(weight_g|original0)$", (0.6, 0.2), (1.2, 0.6)),
     _Rule(r"\.(grep_a|gru_rel_pos_const)$", (1.0, 0.3), (1.0, 1.5)),
-    _Rule(r"(^|\.)weight$", (1.0, 0.1), (1.0, 0.5)),
-    _Rule(r"(^|\.)bias$", (0.0, 0.05), (0.0, 0.3)),
+    _Rule(r"(^|\.)(weight|ln_W)$", (1.0, 0.1), (1.0, 0.5)),
+    _Rule(r"(^|\.)(bias|ln_b|b_[ab])$", (0.0, 0.05), (0.0, 0.3)),
     _Rule(r"", (0.0, 1.0), (0.0, 1.0)),
 )
 
@@ -91,7 +93,7 @@ def tensor(name: str, shape: Sequence[int], seed: int, scale: str) -> np.ndarray
     if name.endswith("inv_freq"):  # the same in every block, and not what a toolkit would make itself
         return np.float32(1.0) / np.arange(1, 2 * math.prod(shape), 2, dtype=np.float32)
     values = uniform(f"{seed}/{name}", math.prod(shape)).reshape(tuple(shape))
-    matrix = len(shape) > 1 and re.search(r"(^|\.)(weight(_v)?|original1)$", name) is not None
+    matrix = len(shape) > 1 and re.search(r"(^|\.)(weight(_v)?|original1|W_[ab])$", name) is not None
     rule = next(rule for rule in (_MATRICES if matrix else _VECTORS) if re.search(rule.pattern, name))
     centre, spread = rule.lively if scale == "lively" else rule.usual
     if matrix:

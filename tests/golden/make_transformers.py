@@ -107,7 +107,9 @@ DATA2VEC = {
 CASES: dict[str, tuple[str, int, dict[str, Any], dict[str, bool]]] = {
     "hf_wav2vec2_post_norm": ("Wav2Vec2", 211, BASE, NORMALISED),
     "hf_wav2vec2_pre_norm": ("Wav2Vec2", 222, LARGE, MASKED),
+    "hf_mms": ("Wav2Vec2", 195, {**LARGE, "adapter_attn_dim": 8}, MASKED),
     "hf_hubert_pre_norm": ("Hubert", 173, LARGE, MASKED),
+    "hf_distilhubert": ("Hubert", 187, {**BASE, "feat_proj_layer_norm": False}, RAW),
     "hf_data2vec": ("Data2VecAudio", 164, DATA2VEC, MASKED),
     "hf_wavlm_post_norm": ("WavLM", 105, BASE, RAW),
     "hf_wavlm_pre_norm": ("WavLM", 166, {**LARGE, "conv_bias": False, **FEW_BUCKETS}, MASKED),
@@ -129,6 +131,11 @@ def make_config(family: str, fields: Mapping[str, Any]) -> transformers.PreTrain
     config = getattr(transformers, f"{family}Config")(**fields)
     config._attn_implementation = "eager"
     return config
+
+
+def family_name(family: str, fields: Mapping[str, Any]) -> str:
+    """The family by its own name; DistilHuBERT goes by HuBERT's classes."""
+    return "distilhubert" if fields.get("feat_proj_layer_norm") is False else FAMILIES[family]
 
 
 def build(family: str, fields: Mapping[str, Any], seed: int, scale: str) -> PreTrainedModel:
@@ -276,7 +283,7 @@ def make_golden(out: Path) -> None:
                 )
             document = {
                 "case": f"{case}_{scale}",
-                "family": FAMILIES[family],
+                "family": family_name(family, fields),
                 "dialect": "huggingface",
                 "reference": versions(),
                 "script": "tests/golden/make_transformers.py golden",
@@ -412,7 +419,7 @@ class Folders:
         self.documents[name] = {
             "about": about,
             "class": kind.__name__,
-            "family": FAMILIES[family],
+            "family": family_name(family, fields),
             "normalize": flags["do_normalize"],
             "files": sorted(path.name for path in folder.iterdir()),
             "seed": seed,
@@ -505,6 +512,11 @@ def make_folders(out: Path) -> None:
     about = "pre-training heads, among them layer_norm_for_extract and label_embeddings_concat"
     fields = {**TINY, **HEADS, "num_clusters": 5}
     add("unispeech_sat_pretraining", about, "UniSpeechSat", "ForPreTraining", 150, fields, RAW)
+    about = "no norm before the projection: DistilHuBERT"
+    add("distilhubert", about, "Hubert", "Model", 151, {**TINY, "feat_proj_layer_norm": False}, RAW)
+    about = "a language's adapter after each block, as MMS has it"
+    fields = {**TINY_LARGE, **HEADS, "adapter_attn_dim": 4}
+    add("mms_ctc", about, "Wav2Vec2", "ForCTC", 152, fields, MASKED, tokenizer=True)
     document = {
         "reference": versions(),
         "script": "tests/golden/make_transformers.py folders",

@@ -24,6 +24,7 @@ Plant = Callable[[nn.Module, pytest.MonkeyPatch], None]
 POST, PRE = "wav2vec2_post_norm_usual", "wav2vec2_pre_norm_usual"
 LIVELY, HUBERT, BATCH = "wav2vec2_post_norm_lively", "hubert_post_norm_usual", "hubert_batch_norm_usual"
 DATA2VEC, WAVLM, WAVLM_PRE = "data2vec_usual", "wavlm_post_norm_lively", "wavlm_pre_norm_lively"
+DISTIL, MMS = "distilhubert_usual", "mms_pre_norm_usual"
 SAT, UNISPEECH, HF_NO_MASK = "unispeech_sat_post_norm_usual", "hf_unispeech_pre_norm_usual", "hf_wavlm_post_norm_usual"
 
 
@@ -211,6 +212,14 @@ def forgotten_bias(path: str) -> Plant:
     return lambda model, patch: model.get_submodule(path).bias.data.zero_()
 
 
+def reshape_rule(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    model.config = dataclasses.replace(model.config, padding_rule="reshape")
+
+
+def adapter(forward: Callable[[nn.Module, Tensor], Tensor]) -> Plant:
+    return set_class(transformer.Adapter, "forward", forward)
+
+
 LAYER = "encoder.layers.0"
 CANARIES: dict[str, tuple[str, Plant]] = {
     "query and key swapped": (POST, swapped(f"{LAYER}.attention.q_proj", f"{LAYER}.attention.k_proj")),
@@ -267,6 +276,19 @@ CANARIES: dict[str, tuple[str, Plant]] = {
         swapped("encoder.pos_conv_embed.layers.1", "encoder.pos_conv_embed.layers.3"),
     ),
     "data2vec: stack without norms": (DATA2VEC, set_class(conv.PositionalConvBlock, "forward", block_without_norm)),
+    "DistilHuBERT: norm before the projection": (
+        DISTIL,
+        replaced("feature_projection.layer_norm", lambda x: F.layer_norm(x, x.shape[2:])),
+    ),
+    "DistilHuBERT: reshape rule": (DISTIL, reshape_rule),
+    "MMS: no adapter": (MMS, adapter(lambda self, x: x)),
+    "MMS: adapter instead of what it is added to": (
+        MMS,
+        adapter(lambda self, x: self.linear_2(F.relu(self.linear_1(self.norm(x))))),
+    ),
+    "MMS: adapter without norm": (MMS, adapter(lambda self, x: x + self.linear_2(F.relu(self.linear_1(x))))),
+    "MMS: adapter with GELU": (MMS, adapter(lambda self, x: x + self.linear_2(F.gelu(self.linear_1(self.norm(x)))))),
+    "MMS: adapters swapped": (MMS, swapped(f"{LAYER}.adapter_layer", "encoder.layers.1.adapter_layer")),
     "WavLM: no position bias": (WAVLM, bias_changed(torch.zeros_like)),
     "WavLM: bias of key and query exchanged": (WAVLM, bias_changed(lambda bias: bias.transpose(1, 2))),
     "WavLM: one head's bias for all": (WAVLM, bias_changed(lambda bias: bias[:1].expand_as(bias))),

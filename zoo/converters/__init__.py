@@ -19,6 +19,7 @@ from zoo._registry import families
 from zoo.converters._dialect import Dialect, Reading
 from zoo.converters._rows import Assignment, assign
 from zoo.converters._source import Folder, Lazy, Source, open_source
+from zoo.converters._unsupported import refuse_unsupported
 from zoo.errors import CheckpointError, ConfigError
 from zoo.models._family import Family
 
@@ -127,6 +128,7 @@ def open_conversion(path: Path) -> Conversion:
     """
     source = open_source(path)
     try:
+        refuse_unsupported(source)
         for dialect in dialects().values():
             if dialect.recognise(source):
                 break

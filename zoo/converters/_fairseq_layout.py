@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from zoo.converters._fields import parse_conv_layers
 from zoo.converters._rows import Row
+from zoo.converters._source import Lazy
 from zoo.converters._unpickle import LazyTensor
 from zoo.errors import CheckpointError
 from zoo.models._family import Family
@@ -26,6 +32,12 @@ ROWS = (
     Row("encoder.layers.{n}.fc1.{wb}", "encoder.layers.{n}.feed_forward.intermediate_dense.{wb}"),
     Row("encoder.layers.{n}.fc2.{wb}", "encoder.layers.{n}.feed_forward.output_dense.{wb}"),
     Row("encoder.layers.{n}.final_layer_norm.{wb}", "encoder.layers.{n}.final_layer_norm.{wb}"),
+    Row("encoder.layers.{n}.adapter_layer.W_a", "encoder.layers.{n}.adapter_layer.linear_1.weight"),
+    Row("encoder.layers.{n}.adapter_layer.b_a", "encoder.layers.{n}.adapter_layer.linear_1.bias"),
+    Row("encoder.layers.{n}.adapter_layer.W_b", "encoder.layers.{n}.adapter_layer.linear_2.weight"),
+    Row("encoder.layers.{n}.adapter_layer.b_b", "encoder.layers.{n}.adapter_layer.linear_2.bias"),
+    Row("encoder.layers.{n}.adapter_layer.ln_W", "encoder.layers.{n}.adapter_layer.norm.weight"),
+    Row("encoder.layers.{n}.adapter_layer.ln_b", "encoder.layers.{n}.adapter_layer.norm.bias"),
     Row("final_proj.{rest}", "heads.final_proj.{rest}"),
     Row("project_q.{wb}", "heads.project_q.{wb}"),
     Row("quantizer.{rest}", "heads.quantizer.{rest}"),
@@ -44,11 +56,12 @@ POSITIONAL_ROWS = {
     "layer": (Row("encoder.pos_conv.{m}.0.{wb}", "encoder.pos_conv_embed.layers.{m}.conv.{wb}"),),
 }
 
-LAYER_TYPE = "transformer"
+ADAPTER = re.compile(r".*\.adapter_layer\.(W_a|W_b|b_a|b_b|ln_W|ln_b)")  # stacked over adapters
+
 # Values under which the reference's forward pass is the one built here; an absent field has the first.
 REQUIRED: Mapping[str, tuple[Any, ...]] = {
     "activation_fn": ("gelu",),
-    "layer_type": (LAYER_TYPE,),
+    "layer_type": ("transformer", "trf_adp"),
     "quantize_input": (False,),
     "crop_seq_to_multiple": (1,),
 }
@@ -81,6 +94,7 @@ def encoder_fields(get: Get, required: Mapping[str, tuple[Any, ...]] | None = No
         "num_heads": get("encoder_attention_heads", 12),
         "norm_first": get("layer_norm_first", False),
         **_positions(get),
+        "adapter_width": _adapter_width(get),
         "dropout": get("dropout", 0.1),
         "attention_dropout": get("attention_dropout", 0.1),
         "activation_dropout": get("activation_dropout", 0.0),
@@ -102,6 +116,19 @@ def _positions(get: Get) -> dict[str, Any]:
     return {"pos_conv_kernel": kernel, "pos_conv_groups": groups, "pos_conv_norm": "layer", "pos_conv_depth": depth}
 
 
+def _adapter_width(get: Get) -> Any:
+    """Inner width of the adapters after the blocks; 0 without any."""
+    if get("layer_type", "transformer") != "trf_adp":
+        return 0
+    for name, default, allowed in (("adp_num", -1, 1), ("adp_act_fn", "relu", "relu"), ("adp_trf_idx", "all", "all")):
+        if (value := get(name, default)) != allowed:
+            raise CheckpointError(
+                f"{name} is {value!r}, but supported is one adapter after every block, with ReLU: "
+                "adp_num 1, adp_act_fn 'relu', adp_trf_idx 'all'"
+            )
+    return get("adp_dim", 64)
+
+
 def rows(config: SpeechEncoderConfig, family: Family, dialect: str) -> tuple[Row, ...]:
     """The key table of a configuration, with the family's own rows in that dialect."""
     own = tuple(Row(*pair) for pair in family.rows.get(dialect, ()))
@@ -110,17 +137,43 @@ def rows(config: SpeechEncoderConfig, family: Family, dialect: str) -> tuple[Row
     return (*(row for row in common if row.source not in replaced), *own)
 
 
-def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, LazyTensor]:
+@dataclass(frozen=True)
+class FirstOf:
+    """The one adapter of a stack (1, ...) of them, not yet read."""
+
+    stack: LazyTensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As stored."""
+        return self.stack.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes, without the axis of the stack."""
+        return self.stack.shape[1:]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return self.stack.numel
+
+    def load(self) -> Tensor:
+        """Read it."""
+        return self.stack.load()[0]
+
+
+def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, Lazy]:
     """The tensors of a state dict; one dictionary inside it, such as data2vec's teacher copy, is taken apart.
 
     Raises:
         CheckpointError: for something that is no tensor.
     """
-    found = {}
+    found: dict[str, Lazy] = {}
     for key, value in items:
         inside = value.items() if isinstance(value, Mapping) else ()
         for name, tensor in [(f"{key}.{k}", v) for k, v in inside] or [(key, value)]:
             if not isinstance(name, str) or not isinstance(tensor, LazyTensor):
                 raise CheckpointError(f"the model's state dict holds something else than a tensor under {name!r}")
-            found[name] = tensor
+            found[name] = FirstOf(tensor) if ADAPTER.fullmatch(name) and tensor.shape[:1] == (1,) else tensor
     return found

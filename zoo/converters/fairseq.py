@@ -21,11 +21,15 @@ from zoo.models._family import Family
 
 # Prefix of a pre-trained encoder inside the model that was fine-tuned from it.
 NESTED = "w2v_encoder.w2v_model."
-CTC_ROW = Row("w2v_encoder.proj.{wb}", "heads.ctc_proj.{wb}")
+HEAD_ROWS = (
+    Row("w2v_encoder.proj.{wb}", "heads.ctc_proj.{wb}"),
+    Row("pooling_layer.{rest}", "heads.pooling_layer.{rest}"),  # of language identification
+)
 DROPS = (Drop("_ema.{rest}", "moving average of the weights, the teacher of pre-training"),)
 
-# Fields that fine-tuning sets anew, beside the encoder's own.
-OVERRIDDEN = ("dropout", "attention_dropout", "activation_dropout", "dropout_input")
+# Fields that fine-tuning sets anew, beside the encoder's own; it may add adapters (MMS).
+ADAPTER_FIELDS = ("layer_type", "adp_num", "adp_dim", "adp_act_fn", "adp_trf_idx")
+OVERRIDDEN = ("dropout", "attention_dropout", "activation_dropout", "dropout_input", *ADAPTER_FIELDS)
 
 
 def recognise(source: Source) -> bool:
@@ -45,7 +49,7 @@ def read(source: Source) -> Reading:
     Raises:
         CheckpointError: when its configuration is missing, contradictory, or of a model that is not supported.
     """
-    root: Mapping[str, Any] = source.root
+    root = _with_language(source.root)
     outer = _sections(root["cfg"] if isinstance(root.get("cfg"), Mapping) else root["args"])
     nested = any(str(key).startswith(NESTED) for key in root["model"])
     inner = _inner(outer) if nested else outer
@@ -72,7 +76,7 @@ def read(source: Source) -> Reading:
     rows = layout.rows(config, family, "fairseq")
     drops = (*DROPS, *(Drop(*pair) for pair in family.drops.get("fairseq", ())))
     if nested:
-        rows = (*(Row(NESTED + row.source, row.target) for row in rows), CTC_ROW)
+        rows = (*(Row(NESTED + row.source, row.target) for row in rows), *HEAD_ROWS)
         drops = tuple(Drop(NESTED + drop.source, drop.reason) for drop in drops)
     return Reading(
         config=config,
@@ -80,8 +84,29 @@ def read(source: Source) -> Reading:
         rows=rows,
         drops=drops,
         source_config={"model": outer["model"], "task": outer["task"]},
-        extra=_dictionaries(root),
+        extra=_dictionaries(root) | ({"language": root["language"]} if "language" in root else {}),
     )
+
+
+def _with_language(root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The file with the tensors and symbols of its language, where it holds those of languages to choose from (MMS).
+
+    Raises:
+        CheckpointError: when there is more than one, since nothing says which one is wanted.
+    """
+    languages = root.get("adapter")
+    if not isinstance(languages, Mapping):
+        return root
+    if len(languages) != 1:
+        raise CheckpointError(
+            f"it holds adapters of {len(languages)} languages to choose from; "
+            "save a copy whose 'adapter' holds the one language that you want"
+        )
+    ((language, own),) = languages.items()
+    if not isinstance(own, Mapping) or not isinstance(own.get("model"), Mapping):
+        raise CheckpointError(f"its adapter of the language {language!r} holds no tensors; give the original file")
+    state = {**_task_state(root), **_task_state(own)}
+    return {**root, "model": {**root["model"], **own["model"]}, "task_state": state, "language": str(language)}
 
 
 def _sections(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -108,11 +133,12 @@ def _inner(outer: Mapping[str, Any]) -> Mapping[str, Any]:
 def _family(inner: Mapping[str, Any], outer: Mapping[str, Any], tensors: Mapping[str, Any]) -> Family:
     """The family that the configuration names, else the one whose own tensors are there."""
     names = [section["model"].get(field) for section in (inner, outer) for field in ("_name", "arch")]
-    layer = inner["model"].get("layer_type") or layout.LAYER_TYPE
+    default = layout.REQUIRED["layer_type"]
+    layer = inner["model"].get("layer_type") or default[0]
     for name in names:
         found = [family for family in families().values() if name in family.names.get("fairseq", ())]
         for family in found:
-            if layer in family.required.get("fairseq", {}).get("layer_type", (layout.LAYER_TYPE,)):
+            if layer in family.required.get("fairseq", {}).get("layer_type", default):
                 return family
         if found:
             return found[0]

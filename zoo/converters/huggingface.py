@@ -56,8 +56,7 @@ REQUIRED: Mapping[str, tuple[Any, ...]] = {
     "feat_extract_activation": ("gelu",),
     "layer_norm_eps": (1e-5,),
     "add_adapter": (False,),
-    "adapter_attn_dim": (None,),
-    "feat_proj_layer_norm": (True,),
+    "feat_proj_layer_norm": (True, False),
 }
 
 
@@ -89,6 +88,7 @@ def read(source: Source) -> Reading:
             "conv_layers": _conv_layers(hf),
             "extractor_norm": norm,
             "conv_bias": hf.get("conv_bias", False),
+            "feature_norm": hf.get("feat_proj_layer_norm", True),
             "num_layers": hf.get("num_hidden_layers", 12),
             "width": hf.get("hidden_size", 768),
             "ffn_width": hf.get("intermediate_size", 3072),
@@ -96,6 +96,7 @@ def read(source: Source) -> Reading:
             "norm_first": hf.get("do_stable_layer_norm", False),
             **_positions(hf),
             **_bias(hf),
+            "adapter_width": _adapter_width(hf),
             "normalize": processor["do_normalize"],
             "normalize_eps": NORMALIZE_EPS,
             "padding_rule": "length",
@@ -130,6 +131,8 @@ def _processor(root: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _family(hf: Mapping[str, Any]) -> Family:
+    if hf.get("model_type") == "hubert" and hf.get("feat_proj_layer_norm") is False:
+        return families()["distilhubert"]  # the library has no class of its own for it
     for family in families().values():
         if hf.get("model_type") in family.names.get("huggingface", ()):
             return family
@@ -170,6 +173,11 @@ def _bias(hf: Mapping[str, Any]) -> dict[str, Any]:
     if "num_buckets" not in hf:
         return {}
     return {"relative_buckets": hf["num_buckets"], "relative_max_distance": hf.get("max_bucket_distance", 800)}
+
+
+def _adapter_width(hf: Mapping[str, Any]) -> Any:
+    """Inner width of MMS's adapters, which the library builds into pre-norm blocks only."""
+    return (hf.get("adapter_attn_dim") or 0) if hf.get("do_stable_layer_norm", False) else 0
 
 
 def _symbols(vocabulary: Mapping[str, Any] | None) -> list[str] | None:

@@ -31,11 +31,35 @@ class FeedForward(nn.Module):
         return out
 
 
+class Adapter(nn.Module):
+    """Layer norm, linear, ReLU, linear, added to what came in: what MMS has after each block for a language.
+
+    MMS, https://arxiv.org/abs/2305.13516, section 5. Upstream: fairseq `AdapterFast` in `wav2vec2.py` (3d262bb2, MIT).
+    """
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.linear_1 = nn.Linear(width, inner)
+        self.linear_2 = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        out: Tensor = x + self.linear_2(F.relu(self.linear_1(self.norm(x))))
+        return out
+
+
 class TransformerLayer(nn.Module):
     """Parts of one block; the two children differ in where the norms stand."""
 
     def __init__(
-        self, width: int, inner: int, dropout: float, activation_dropout: float, attention: SelfAttention
+        self,
+        width: int,
+        inner: int,
+        dropout: float,
+        activation_dropout: float,
+        attention: SelfAttention,
+        adapter: nn.Module,
     ) -> None:
         super().__init__()
         self.attention = attention
@@ -43,6 +67,7 @@ class TransformerLayer(nn.Module):
         self.layer_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.feed_forward = FeedForward(width, inner, dropout, activation_dropout)
         self.final_layer_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.adapter_layer = adapter
 
 
 class PostNormLayer(TransformerLayer):
@@ -51,7 +76,7 @@ class PostNormLayer(TransformerLayer):
     def forward(self, x: Tensor, allowed: Tensor | None, position_bias: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = self.layer_norm(x + self.dropout(self.attention(x, allowed, position_bias)))
-        out: Tensor = self.final_layer_norm(x + self.feed_forward(x))
+        out: Tensor = self.adapter_layer(self.final_layer_norm(x + self.feed_forward(x)))
         return out
 
 
@@ -61,7 +86,7 @@ class PreNormLayer(TransformerLayer):
     def forward(self, x: Tensor, allowed: Tensor | None, position_bias: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = x + self.dropout(self.attention(self.layer_norm(x), allowed, position_bias))
-        out: Tensor = x + self.feed_forward(self.final_layer_norm(x))
+        out: Tensor = self.adapter_layer(x + self.feed_forward(self.final_layer_norm(x)))
         return out
 
 

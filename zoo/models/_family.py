@@ -92,6 +92,7 @@ SOURCE_CODES = {
     "FAIRSEQ": ("fairseq", "https://"),
     "D2V": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/data2vec/"),
     "S3": ("s3prl", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
+    "DISTIL": ("s3prl_distiller", "https://huggingface.co/leo19941227/distilhubert/resolve/main/"),
     "S3M": ("microsoft", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
     "HF": ("huggingface", "hf:"),
     "TA": ("torchaudio", "https://download.pytorch.org/torchaudio/models/"),

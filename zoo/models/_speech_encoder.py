@@ -25,7 +25,14 @@ from zoo.layers.conv import (
 )
 from zoo.layers.lengths import Valid, frame_count, min_samples, normalise_waveforms
 from zoo.layers.masking import Masking, span_mask
-from zoo.layers.transformer import PostNormEncoder, PostNormLayer, PreNormEncoder, PreNormLayer, TransformerEncoder
+from zoo.layers.transformer import (
+    Adapter,
+    PostNormEncoder,
+    PostNormLayer,
+    PreNormEncoder,
+    PreNormLayer,
+    TransformerEncoder,
+)
 from zoo.models._family import Config, EncoderOutput, Model
 
 STANDARD_CONV_LAYERS = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
@@ -40,6 +47,7 @@ LIMITS = {  # smallest and largest value of each field
     "pos_conv_depth": (1, 64),
     "relative_buckets": (0, 65536),
     "relative_max_distance": (1, 1 << 20),
+    "adapter_width": (0, 65536),
     "dropout": (0, 1),
     "attention_dropout": (0, 1),
     "activation_dropout": (0, 1),
@@ -56,12 +64,14 @@ class SpeechEncoderConfig(Config):
         conv_layers: (channels, kernel, stride) of each convolution of the front end.
         extractor_norm: "group": group norm on the first block; "layer": layer norm on every block.
         conv_bias: whether the front end's convolutions have a bias.
+        feature_norm: whether a layer norm stands before the projection to the width; DistilHuBERT has none.
         num_layers, width, ffn_width, num_heads: transformer depth L, width D, feed-forward width, heads H.
         norm_first: pre-norm blocks with the encoder's norm at the end, or post-norm with it before the first block.
         pos_conv_kernel, pos_conv_groups: the positional convolution.
         pos_conv_norm: "weight": weight-normalised; "batch": batch norm before a plain convolution; "layer": a stack
             of `pos_conv_depth` convolutions, each followed by an affine-free layer norm.
         relative_buckets, relative_max_distance: WavLM's gated relative position bias; 0 buckets: none.
+        adapter_width: inner width of the adapter after each block of MMS's speech recognition models; 0: none.
         normalize, normalize_eps: zero mean and unit variance per utterance, and what is added to the variance.
         padding_rule: how the reference turns the sample mask into frames: "length" (convolution length formula) or
             "reshape" (the sample mask is reshaped to frames).
@@ -74,6 +84,7 @@ class SpeechEncoderConfig(Config):
     conv_layers: tuple[tuple[int, int, int], ...] = STANDARD_CONV_LAYERS
     extractor_norm: Literal["group", "layer"] = "group"
     conv_bias: bool = False
+    feature_norm: bool = True
     num_layers: int = 12
     width: int = 768
     ffn_width: int = 3072
@@ -85,6 +96,7 @@ class SpeechEncoderConfig(Config):
     pos_conv_depth: int = 1
     relative_buckets: int = 0
     relative_max_distance: int = 800
+    adapter_width: int = 0
     normalize: bool = False
     normalize_eps: float = 1e-5
     padding_rule: Literal["length", "reshape"] = "length"
@@ -120,11 +132,11 @@ class SpeechEncoderConfig(Config):
 
 
 class FeatureProjection(nn.Module):
-    """Layer norm of the front end's frames and a linear map to the encoder's width."""
+    """Layer norm of the front end's frames, where there is one, and a linear map to the encoder's width."""
 
-    def __init__(self, channels: int, width: int, dropout: float) -> None:
+    def __init__(self, channels: int, width: int, dropout: float, norm: bool) -> None:
         super().__init__()
-        self.layer_norm = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.layer_norm = nn.LayerNorm(channels, eps=NORM_EPS) if norm else nn.Identity()
         self.projection = nn.Linear(channels, width)
         self.dropout = nn.Dropout(dropout)
 
@@ -144,7 +156,9 @@ class SpeechEncoder(Model):
         self.masked_spec_embed = nn.Parameter(torch.empty(config.width).uniform_())
         self.masking = Masking()
         self.feature_extractor = FeatureExtractor(config.conv_layers, config.extractor_norm, config.conv_bias)
-        self.feature_projection = FeatureProjection(config.conv_layers[-1][0], config.width, config.input_dropout)
+        self.feature_projection = FeatureProjection(
+            config.conv_layers[-1][0], config.width, config.input_dropout, config.feature_norm
+        )
         self.encoder = self.make_encoder(config)
 
     def make_encoder(self, config: SpeechEncoderConfig) -> TransformerEncoder:
@@ -158,7 +172,7 @@ class SpeechEncoder(Model):
             dropout=config.dropout,
             layerdrop=config.layerdrop,
             pos_conv=positional_conv(config),
-            layer=lambda index: layer_type(*sizes, _attention(config, index)),
+            layer=lambda index: layer_type(*sizes, _attention(config, index), _adapter(config)),
         )
 
     @property
@@ -337,6 +351,11 @@ def positional_conv(config: SpeechEncoderConfig) -> nn.Module:
     if config.pos_conv_norm == "layer":
         return StackedPositionalConv(width, kernel, groups, config.pos_conv_depth)
     return {"weight": PositionalConv, "batch": BatchNormPositionalConv}[config.pos_conv_norm](width, kernel, groups)
+
+
+def _adapter(config: SpeechEncoderConfig) -> nn.Module:
+    """What stands after a block; the identity where there is nothing."""
+    return Adapter(config.width, config.adapter_width) if config.adapter_width else nn.Identity()
 
 
 def _attention(config: SpeechEncoderConfig, index: int) -> SelfAttention:

@@ -22,6 +22,7 @@ LARGE = replace(
 LARGE_XLSR = replace(LARGE, attention_dropout=0.0, input_dropout=0.0)
 ONE_BILLION = replace(LARGE, num_layers=48, width=1280, ffn_width=5120, attention_dropout=0.0)
 TWO_BILLION = replace(ONE_BILLION, width=1920, ffn_width=7680)
+ONE_BILLION_ADAPTED = replace(ONE_BILLION, adapter_width=16)
 
 PARAMETERS = {
     BASE: 94_370_944,
@@ -30,6 +31,7 @@ PARAMETERS = {
     LARGE_XLSR: 315_437_696,
     ONE_BILLION: 962_496_128,
     TWO_BILLION: 2_159_257_728,
+    ONE_BILLION_ADAPTED: 964_647_296,
 }
 
 WAV2VEC2, XLSR, XLS_R, VOXPOPULI, ROBUST, SELF_TRAINING, ZERO_SHOT, S2ST, MMS = (
@@ -199,6 +201,22 @@ FINE_TUNED = (
             ("xlsr_53_phonetisaurus_40", LARGE_XLSR, "XLSR-53, CTC on phones of 40 languages",
              "phonetisaurus_40lang_m10.pt", "wav2vec2-xlsr-53-phon-cv-babel-ft"),
         )
+    ),
+    *(
+        _preset(
+            f"mms_1b_{name}", ONE_BILLION_ADAPTED, f"MMS 1B, CTC on {data}", f"HF:facebook/mms-1b-{name}", paper=MMS,
+            licence="CC-BY-NC-4.0", confirmed=False, notes="with the adapter that the folder's weights hold, English's",
+        )
+        for name, data in (
+            ("fl102", "FLEURS, 102 languages"), ("l1107", "MMS-lab, 1107 languages"), ("all", "1162 languages"),
+        )
+    ),
+    *(
+        _preset(
+            f"mms_lid_{languages}", ONE_BILLION, f"MMS 1B, language identification, {languages} languages",
+            f"HF:facebook/mms-lid-{languages}", paper=MMS, licence="CC-BY-NC-4.0", confirmed=False,
+        )
+        for languages in (126, 256, 512, 1024, 2048, 4017)
     ),
 )  # fmt: skip
 

@@ -1,0 +1,81 @@
+"""DistilHuBERT as s3prl writes it: `{"Distiller": state dict, "Config": {"distiller": {...}, ...}, ...}`.
+
+The state dict has fairseq's keys. Facts from s3prl 0.4.18 `upstream/distiller` (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from zoo._registry import families
+from zoo.converters import _fairseq_layout as layout
+from zoo.converters._dialect import Dialect, Reading
+from zoo.converters._source import Source
+from zoo.errors import CheckpointError
+from zoo.models._speech_encoder import SpeechEncoderConfig
+
+# fairseq's name of a field -> s3prl's name and default. What is not here, s3prl's class does not look at.
+FIELDS: Mapping[str, tuple[str, Any]] = {
+    "extractor_mode": ("extractor_mode", "default"),
+    "conv_feature_layers": (
+        "extractor_conv_feature_layers",
+        "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+    ),
+    "conv_pos": ("conv_pos", 128),
+    "conv_pos_groups": ("conv_pos_groups", 16),
+    "encoder_layers": ("encoder_layers", 1),
+    "encoder_embed_dim": ("encoder_embed_dim", 768),
+    "encoder_ffn_embed_dim": ("encoder_ffn_embed_dim", 3072),
+    "encoder_attention_heads": ("encoder_attention_heads", 12),
+    "activation_fn": ("activation_fn", "gelu"),
+    "layer_norm_first": ("layer_norm_first", False),
+    "dropout": ("dropout", 0.1),
+    "attention_dropout": ("attention_dropout", 0.1),
+    "activation_dropout": ("activation_dropout", 0.1),
+    "encoder_layerdrop": ("encoder_layerdrop", 0.0),
+}
+# Values under which the encoder is the one built here: the others mix an embedding of the task into its input.
+REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "attention_type": ("original",),
+    "task_emb_type": ("expand-last", "self-hidden", "none"),
+}
+
+
+def recognise(source: Source) -> bool:
+    """Whether the top level holds a distilled model beside its configuration."""
+    root = source.root
+    return isinstance(root, Mapping) and isinstance(root.get("Distiller"), Mapping) and "Config" in root
+
+
+def read(source: Source) -> Reading:
+    """Read a file of s3prl's distiller.
+
+    Raises:
+        CheckpointError: when its configuration is missing or of a model that is not supported.
+    """
+    whole = source.root["Config"]
+    cfg = whole.get("distiller") if isinstance(whole, Mapping) else None
+    if not isinstance(cfg, Mapping):
+        raise CheckpointError("Config has no section distiller, which says how the model was built; give the original")
+    for name, allowed in REQUIRED.items():
+        if (value := cfg.get(name, allowed[0])) not in allowed:
+            raise CheckpointError(f"{name} is {value!r}, which this version of zoo does not have")
+
+    def get(name: str, default: Any) -> Any:
+        own, its_default = FIELDS.get(name, (None, default))
+        return its_default if own is None else cfg.get(own, its_default)
+
+    family = families()["distilhubert"]
+    fields = {"family": family.name, **layout.encoder_fields(get), **family.fixed["s3prl_distiller"]}
+    config = SpeechEncoderConfig.from_dict(fields)
+    return Reading(
+        config=config,
+        tensors=layout.tensors(source.root["Distiller"].items()),
+        rows=layout.rows(config, family, "s3prl_distiller"),
+        drops=(),
+        source_config=whole,
+    )
+
+
+DIALECT = Dialect(name="s3prl_distiller", recognise=recognise, read=read)
