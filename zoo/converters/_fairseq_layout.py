@@ -9,7 +9,7 @@ from zoo.converters._fields import parse_conv_layers
 from zoo.converters._rows import Row
 from zoo.converters._unpickle import LazyTensor
 from zoo.errors import CheckpointError
-from zoo.models._family import Family
+from zoo.models._family import Config, Family
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 Get = Callable[[str, Any], Any]  # name of a field, default -> its value
@@ -97,13 +97,16 @@ def _positions(get: Get) -> dict[str, Any]:
     return {"pos_conv_kernel": kernel, "pos_conv_groups": groups, "pos_conv_norm": "layer", "pos_conv_depth": depth}
 
 
-def rows(config: SpeechEncoderConfig, family: Family, dialect: str) -> tuple[Row, ...]:
-    """The key table of a configuration, with the family's own rows in that dialect."""
+def rows(config: Config, family: Family, dialect: str) -> tuple[Row, ...]:
+    """The key table of a configuration: the family's own rows in that dialect, and those of the shared encoder."""
+    own = tuple(Row(*pair) for pair in family.rows.get(dialect, ()))
+    if not isinstance(config, SpeechEncoderConfig):
+        return own
     return (
         *ROWS,
         *EXTRACTOR_ROWS[config.extractor_norm],
         *POSITIONAL_ROWS[config.pos_conv_norm],
-        *(Row(*pair) for pair in family.rows.get(dialect, ())),
+        *own,
     )
 
 

@@ -9,7 +9,7 @@ import typing
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,15 @@ from torch.nn import functional as F
 from zoo.errors import ConfigError, InputError
 
 C = TypeVar("C", bound="Config")
+FieldReader = Callable[[Callable[[str, Any], Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of the configurations: frozen, keyword-only, JSON in and out, unknown fields refused."""
+    """Base of the configurations: frozen, keyword-only, JSON in and out, unknown fields refused.
+
+    Each has `num_layers`, `width`, `hop_length` and `sample_rate`, as fields or properties.
+    """
 
     family: str
 
@@ -172,13 +176,17 @@ class Heads(nn.Module):
 class Model(nn.Module):
     """Base of the models.
 
+    A model that takes features of another one instead of audio counts their frames where others count samples.
+
     Attributes:
+        takes: "waveforms" or "features".
         config: what the model was built from.
         heads: what a checkpoint has beside its encoder, when asked for.
         provenance: where the weights come from, JSON data; empty for random ones.
     """
 
     PADDING_MODES = ("exact", "reference")
+    takes: ClassVar[str] = "waveforms"
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -255,6 +263,8 @@ class Family:
         presets: its released checkpoints.
         names: dialect -> the names by which that dialect's own configurations call the family.
         fixed: dialect -> configuration fields that the dialect fixes for this family.
+        fields: dialect -> what reads the fields of a configuration of its own, from (look-up of a field of the file's
+            configuration by name and default, shapes of its tensors); others have the dialect's common reading.
         rows: dialect -> (source key, zoo key) templates beside those that the dialect has for every family.
     """
 
@@ -264,6 +274,7 @@ class Family:
     presets: tuple[Preset, ...]
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    fields: Mapping[str, FieldReader] = field(default_factory=dict)
     rows: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
     def shapes(self, config: Config) -> dict[str, tuple[int, ...]]:

@@ -119,6 +119,11 @@ class SpeechEncoderConfig(Config):
                 f"{self.relative_max_distance} more than a quarter of it"
             )
 
+    @property
+    def hop_length(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(stride for _, _, stride in self.conv_layers)
+
 
 class FeatureProjection(nn.Module):
     """Layer norm of the front end's frames and a linear map to the encoder's width."""
@@ -186,7 +191,7 @@ class SpeechEncoder(Model):
     @property
     def hop_length(self) -> int:
         """Samples from one frame to the next."""
-        return math.prod(stride for _, stride in self.kernels_and_strides)
+        return self.config.hop_length
 
     @property
     def min_samples(self) -> int:
