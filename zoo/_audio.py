@@ -74,10 +74,16 @@ def extract(
         One `Extraction` per item.
 
     Raises:
-        InputError: for a single item, and for layers, a sample rate or a batch size that cannot be.
+        InputError: for a single item, for a model that takes no audio, and for layers, a sample rate or a batch size
+            that cannot be.
     """
     if isinstance(items, (str, bytes, os.PathLike)) or getattr(items, "ndim", 2) < 2:
         raise InputError(f"zoo.extract takes a list of items; found one {type(items).__name__}: put it in a list")
+    if model.takes != "waveforms":
+        raise InputError(
+            f"zoo.extract gives the model audio; a {model.config.family} model takes features of another model: call "
+            "model(features, lengths)"
+        )
     if not batch_seconds > 0:
         raise InputError(f"batch_seconds={batch_seconds!r} was asked for; give a positive number of seconds")
     rate = model.sample_rate if sample_rate is None else sample_rate

@@ -91,6 +91,11 @@ def _explain_missing(name: str) -> None:
             f"{name} does not exist; give the path of a checkpoint, or a name of `python -m zoo list`"
         )
     _, preset = find(name)
+    if not preset.sources:
+        raise CheckpointError(
+            f"no weights of {name!r} were released; zoo.build({name!r}) gives its architecture, and zoo.load takes the "
+            "path of a model that you have trained"
+        )
     raise CheckpointError(
         f"the weights of {name!r} are not on this machine, and this version of zoo does not download; "
         f"fetch {preset.sources[0].url} and give the path of that file"

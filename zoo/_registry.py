@@ -65,7 +65,9 @@ class ModelInfo:
 
     Attributes:
         parameters: of the encoder, without the mask embedding and without heads.
-        hop: samples from one frame to the next.
+        hop: samples from one frame to the next; of a model that takes features, frames of them.
+        sample_rate: Hz; of a model that takes features, frames of them per second, 0 where not evenly spaced.
+        sources: where the weights can be had; empty where none were released.
         size, sha256: of the original file, where known from a citable source; otherwise None.
         confirmed: False where the architecture is inferred from sibling models.
     """
@@ -97,9 +99,6 @@ def info(name: str) -> ModelInfo:
     """
     family, preset = find(name)
     config: Any = preset.config
-    hop = 1
-    for _, _, stride in config.conv_layers:
-        hop *= stride
     return ModelInfo(
         name=preset.name,
         aliases=preset.aliases,
@@ -107,7 +106,7 @@ def info(name: str) -> ModelInfo:
         parameters=preset.parameters,
         layers=config.num_layers,
         width=config.width,
-        hop=hop,
+        hop=config.hop_length,
         sample_rate=config.sample_rate,
         data=preset.data,
         licence=preset.licence,

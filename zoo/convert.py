@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import sys
@@ -15,7 +16,8 @@ import torch
 from zoo import _cli, _native
 from zoo._cli import printable
 from zoo.converters import Conversion, open_conversion
-from zoo.errors import InputError
+from zoo.converters._fields import read_dictionary
+from zoo.errors import ConfigError, InputError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -36,6 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--to", choices=("zoo",), default="zoo", help="dialect to write")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of floating-point tensors in OUT")
+    parser.add_argument(
+        "--dictionary",
+        type=Path,
+        metavar="DICT",
+        help="fairseq dict.txt that says what a wav2vec-U model's outputs stand for, where SOURCE does not",
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--dry-run", action="store_true", help="show where every tensor goes and write nothing")
     parser.add_argument("--inspect", action="store_true", help="show what SOURCE is, without loading tensors")
@@ -48,6 +56,8 @@ def _run(args: argparse.Namespace) -> int:
         _native.NativeFile(args.source)
         raise InputError(f"{args.source} is a native file already; give it to zoo.load as it is")
     with open_conversion(args.source) as conversion:
+        if args.dictionary is not None:
+            conversion = _with_dictionary(conversion, args.dictionary)
         if args.inspect:
             _show(_inspection(conversion), args.json)
         elif args.dry_run:
@@ -85,6 +95,20 @@ def write(conversion: Conversion, output: Path, dtype: torch.dtype = torch.float
     }
     config = conversion.reading.config.to_dict()
     _native.write(output, tensors, conversion.load, config, conversion.provenance())
+
+
+def _with_dictionary(conversion: Conversion, path: Path) -> Conversion:
+    """The conversion with the symbols of a fairseq dictionary in its configuration."""
+    config = conversion.reading.config
+    if not hasattr(config, "vocabulary"):
+        raise InputError(
+            f"--dictionary was given, but {conversion.source.path} holds a {config.family} model without one"
+        )
+    try:
+        config = config.from_dict({**config.to_dict(), "symbols": read_dictionary(path)})
+    except ConfigError as error:
+        raise InputError(f"{path} does not fit {conversion.source.path}: {error}") from None
+    return dataclasses.replace(conversion, reading=dataclasses.replace(conversion.reading, config=config))
 
 
 def _summary(conversion: Conversion) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from zoo.converters._rows import Row
 from zoo.converters._source import Lazy
 from zoo.converters._unpickle import LazyTensor
 from zoo.errors import CheckpointError
-from zoo.models._family import Family
+from zoo.models._family import Config, Family
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 Get = Callable[[str, Any], Any]  # name of a field, default -> its value
@@ -129,9 +129,11 @@ def _adapter_width(get: Get) -> Any:
     return get("adp_dim", 64)
 
 
-def rows(config: SpeechEncoderConfig, family: Family, dialect: str) -> tuple[Row, ...]:
-    """The key table of a configuration, with the family's own rows in that dialect."""
+def rows(config: Config, family: Family, dialect: str) -> tuple[Row, ...]:
+    """The key table of a configuration: the family's own rows in that dialect, and those of the shared encoder."""
     own = tuple(Row(*pair) for pair in family.rows.get(dialect, ()))
+    if not isinstance(config, SpeechEncoderConfig):
+        return own
     replaced = {row.source for row in own}
     common = (*ROWS, *EXTRACTOR_ROWS[config.extractor_norm], *POSITIONAL_ROWS[config.pos_conv_norm])
     return (*(row for row in common if row.source not in replaced), *own)

@@ -1,13 +1,15 @@
-"""Configuration values that toolkits write as text: convolution stacks and omegaconf references."""
+"""What toolkits write as text: convolution stacks, omegaconf references and dictionaries."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, InputError
 
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 MAX_BLOCKS = 64
 MAX_NUMBER = 65536
 _TOKEN = re.compile(r"\s*(\d{1,6}|[\[\]()+*,])")
@@ -127,6 +129,29 @@ class _ConvGrammar:
     def bound(self, blocks: int) -> None:
         if blocks > MAX_BLOCKS:
             raise _refuse(self.text)
+
+
+def read_dictionary(path: Path) -> list[str]:
+    """Symbols of a fairseq dictionary, the four specials first, which the file leaves out.
+
+    A line is a symbol and its count, and `#fairseq:overwrite` where it may stand twice.
+
+    Raises:
+        InputError: when the file is no such dictionary.
+    """
+    symbols = list(SPECIALS)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is no fairseq dictionary: it is not UTF-8 text") from None
+    for number, line in enumerate(lines, 1):
+        symbol, _, count = line.removesuffix(" #fairseq:overwrite").rstrip().rpartition(" ")
+        if not symbol or not count.isdecimal():
+            raise InputError(f"{path} is no fairseq dictionary: line {number} is no symbol and its count")
+        if symbol in symbols and not line.endswith("#fairseq:overwrite"):
+            raise InputError(f"{path} holds {symbol!r} twice, the second time in line {number}")
+        symbols.append(symbol)
+    return symbols
 
 
 def resolve(value: Any, *roots: Mapping[str, Any]) -> Any:

@@ -2,7 +2,8 @@
 
 The configuration is an argparse Namespace, an omegaconf DictConfig, or a plain dict with or without references.
 Pre-trained models and CTC models fine-tuned from them. Facts from fairseq `checkpoint_utils.py`, `wav2vec2.py`,
-`wav2vec2_asr.py`, `hubert.py`, `hubert_asr.py` and `examples/data2vec` (3d262bb2, MIT) and their history.
+`wav2vec2_asr.py`, `hubert.py`, `hubert_asr.py`, `examples/data2vec` and `examples/wav2vec/unsupervised` (3d262bb2,
+MIT) and their history.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
 from zoo.models._family import Family
+from zoo.models._speech_encoder import SpeechEncoderConfig
 
 # Prefix of a pre-trained encoder inside the model that was fine-tuned from it.
 NESTED = "w2v_encoder.w2v_model."
@@ -63,16 +65,13 @@ def read(source: Source) -> Reading:
         return default
 
     family = _family(inner, outer, root["model"])
-    config: Any = family.config.from_dict(
-        {
-            "family": family.name,
-            **layout.encoder_fields(get, family.required.get("fairseq")),
-            **(family.fields["fairseq"](get) if "fairseq" in family.fields else {}),
-            "normalize": _normalize(inner, outer),
-            "symbols": _symbols(root),
-            **family.fixed["fairseq"],
-        }
-    )
+    tensors = layout.tensors(root["model"].items())
+    fields: dict[str, Any] = {}
+    if issubclass(family.config, SpeechEncoderConfig):
+        fields = layout.encoder_fields(get, family.required.get("fairseq")) | {"normalize": _normalize(inner, outer)}
+    fields |= family.own_fields("fairseq", get, {key: tensor.shape for key, tensor in tensors.items()})
+    fixed = family.fixed.get("fairseq", {})
+    config = family.config.from_dict({"family": family.name, **fields, "symbols": _symbols(root), **fixed})
     rows = layout.rows(config, family, "fairseq")
     drops = (*DROPS, *(Drop(*pair) for pair in family.drops.get("fairseq", ())))
     if nested:
@@ -80,7 +79,7 @@ def read(source: Source) -> Reading:
         drops = tuple(Drop(NESTED + drop.source, drop.reason) for drop in drops)
     return Reading(
         config=config,
-        tensors=layout.tensors(root["model"].items()),
+        tensors=tensors,
         rows=rows,
         drops=drops,
         source_config={"model": outer["model"], "task": outer["task"]},

@@ -82,6 +82,7 @@ def read(source: Source) -> Reading:
     processor = _processor(source.root)
     # Without a processor file: what every released model's has.
     processor = {"do_normalize": norm == "layer", "return_attention_mask": norm == "layer"} | processor
+    tensors = source.root["tensors"]
     config: Any = family.config.from_dict(
         {
             "family": family.name,
@@ -108,10 +109,9 @@ def read(source: Source) -> Reading:
             "input_dropout": hf.get("feat_proj_dropout", 0.0),
             "layerdrop": hf.get("layerdrop", 0.1),
             "symbols": _symbols(source.root["vocab"]),
-            **(family.fields["huggingface"](hf.get) if "huggingface" in family.fields else {}),
+            **family.own_fields("huggingface", hf.get, {key: tensor.shape for key, tensor in tensors.items()}),
         }
     )
-    tensors = source.root["tensors"]
     rows = tuple(Row(*pair) for pair in family.rows.get("huggingface", ()))
     prefix = str(hf["model_type"]).replace("-", "_") + "."
     prefix = prefix if any(key.startswith(prefix) for key in tensors) else ""

@@ -9,7 +9,7 @@ import typing
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,15 @@ from torch.nn import functional as F
 from zoo.errors import ConfigError, InputError
 
 C = TypeVar("C", bound="Config")
+FieldReader = Callable[[Callable[[str, Any], Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of the configurations: frozen, keyword-only, JSON in and out, unknown fields refused."""
+    """Base of the configurations: frozen, keyword-only, JSON in and out, unknown fields refused.
+
+    Each has `num_layers`, `width`, `hop_length` and `sample_rate`, as fields or properties.
+    """
 
     family: str
 
@@ -174,13 +178,17 @@ class Heads(nn.Module):
 class Model(nn.Module):
     """Base of the models.
 
+    A model that takes features of another one instead of audio counts their frames where others count samples.
+
     Attributes:
+        takes: "waveforms" or "features".
         config: what the model was built from.
         heads: what a checkpoint has beside its encoder, when asked for.
         provenance: where the weights come from, JSON data; empty for random ones.
     """
 
     PADDING_MODES = ("exact", "reference")
+    takes: ClassVar[str] = "waveforms"
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -259,7 +267,8 @@ class Family:
         fixed: dialect -> configuration fields that the dialect fixes for this family.
         required: dialect -> its own fields, and values under which it computes what is built here, in place of those
             that the dialect requires of every family.
-        fields: dialect -> configuration fields made from the dialect's own, which are had by name and default.
+        fields: dialect -> what makes configuration fields, beside the shared encoder's where the family has those,
+            from (look-up of a field of the file's configuration by name and default, shapes of its tensors).
         rows: dialect -> (source key, zoo key) templates beside those that the dialect has for every family, or in
             place of those with the same source.
         drops: dialect -> (source key, reason) templates of what is left behind.
@@ -274,10 +283,17 @@ class Family:
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     required: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
-    fields: Mapping[str, Callable[[Callable[[str, Any], Any]], Mapping[str, Any]]] = field(default_factory=dict)
+    fields: Mapping[str, FieldReader] = field(default_factory=dict)
     rows: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     drops: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     generated: Mapping[str, Callable[[Any], Tensor]] = field(default_factory=dict)
+
+    def own_fields(
+        self, dialect: str, get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, Any]:
+        """Configuration fields that the family itself reads from a dialect's configuration."""
+        reader = self.fields.get(dialect)
+        return reader(get, shapes) if reader else {}
 
     def shapes(self, config: Config) -> dict[str, tuple[int, ...]]:
         """Name -> shape of a model's parameters and buffers, without allocating them."""

@@ -130,6 +130,11 @@ class SpeechEncoderConfig(Config):
                 f"{self.relative_max_distance} more than a quarter of it"
             )
 
+    @property
+    def hop_length(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(stride for _, _, stride in self.conv_layers)
+
 
 class FeatureProjection(nn.Module):
     """Layer norm of the front end's frames, where there is one, and a linear map to the encoder's width."""
@@ -188,7 +193,7 @@ class SpeechEncoder(Model):
     @property
     def hop_length(self) -> int:
         """Samples from one frame to the next."""
-        return math.prod(stride for _, stride in self.kernels_and_strides)
+        return self.config.hop_length
 
     @property
     def min_samples(self) -> int:

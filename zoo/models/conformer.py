@@ -13,7 +13,7 @@ included, as they do in fairseq.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -334,7 +334,7 @@ PRESETS = (
 )  # fmt: skip
 
 
-def _fairseq_fields(get: Callable[[str, Any], Any]) -> dict[str, Any]:
+def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """What fairseq's configuration says of its Conformer; its blocks know one dropout."""
     kind, attention = get("pos_enc_type", "abs"), get("attn_type", "")
     names = {"rel_pos": "relative", "rope": "rotary"}
@@ -350,7 +350,7 @@ def _fairseq_fields(get: Callable[[str, Any], Any]) -> dict[str, Any]:
     }
 
 
-def _huggingface_fields(get: Callable[[str, Any], Any]) -> dict[str, Any]:
+def _huggingface_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """What config.json says of a Conformer, whose encoder always ends with its norm."""
     return {
         "positions": get("position_embeddings_type", "relative"),
