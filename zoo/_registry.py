@@ -97,9 +97,6 @@ def info(name: str) -> ModelInfo:
     """
     family, preset = find(name)
     config: Any = preset.config
-    hop = 1
-    for _, _, stride in config.conv_layers:
-        hop *= stride
     return ModelInfo(
         name=preset.name,
         aliases=preset.aliases,
@@ -107,7 +104,7 @@ def info(name: str) -> ModelInfo:
         parameters=preset.parameters,
         layers=config.num_layers,
         width=config.width,
-        hop=hop,
+        hop=config.hop_length,
         sample_rate=config.sample_rate,
         data=preset.data,
         licence=preset.licence,
