@@ -163,7 +163,8 @@ def _online(audio: Mapping[str, Any]) -> dict[str, Any]:
     }
     if all(type(v) in (int, float) for v in (window, rate, bins)) and (bins - 1) * 2 != round(window * rate / 1000):
         raise CheckpointError(
-            f"audio.n_freq is {bins!r} beside win_ms {window!r}; this version of zoo has transforms as long as the window"
+            f"audio.n_freq is {bins!r} beside win_ms {window!r}; "
+            "this version of zoo has transforms as long as the window"
         )
     return config
 

@@ -56,7 +56,8 @@ def mel_filters(bins: int, bands: int, sample_rate: int) -> Tensor:
     corner = 700.0 * (10.0 ** (torch.linspace(0.0, top, bands + 2, device="cpu") / 2595.0) - 1.0)
     width = corner[1:] - corner[:-1]
     slope = corner[None, :] - frequency[:, None]
-    return torch.minimum(-slope[:, :-2] / width[:-1], slope[:, 2:] / width[1:]).clamp(min=0.0)
+    triangles: Tensor = torch.minimum(-slope[:, :-2] / width[:-1], slope[:, 2:] / width[1:])
+    return triangles.clamp(min=0.0)
 
 
 def kaldi_mel_filters(fft: int, bands: int, sample_rate: int) -> Tensor:
@@ -102,7 +103,8 @@ def normalise_level(waveforms: Tensor, lengths: Tensor, level_db: float) -> Tens
     power = waveforms.square().sum(1) / lengths
     silent = power == 0  # whose root has no gradient
     rms = power.masked_fill(silent, 1.0).sqrt().masked_fill(silent, 0.0)
-    return waveforms * (10.0 ** (level_db / 20.0) / (rms + 1e-10))[:, None]
+    level: float = 10.0 ** (level_db / 20.0)
+    return waveforms * (level / (rms + 1e-10))[:, None]
 
 
 def power_spectrum(waveforms: Tensor, lengths: Tensor, size: int, hop: int, fft: int) -> Tensor:
@@ -181,12 +183,14 @@ def kaldi_spectrogram(waveforms: Tensor, *, size: int, hop: int) -> Tensor:
 def _kaldi_transform(frames: Tensor, fft: int) -> Tensor:
     """(..., size) -> (..., fft / 2 + 1): mean removed, pre-emphasis, window, transform.
 
-    The window makes a frame's first sample zero, whatever its pre-emphasis, so it is left out. What remains is one
-    sample early, which no power shows.
+    The first sample has none before it to be taken from it; the window makes it zero.
     """
-    window = constant(povey_window, frames.shape[-1], like=frames)[1:]
+    size = frames.shape[-1]
+    window = constant(povey_window, size, like=frames)[1:]
     frames = frames - frames.mean(-1, keepdim=True)
-    return torch.fft.rfft(torch.sub(frames[..., 1:], frames[..., :-1], alpha=PRE_EMPHASIS).mul_(window), fft)
+    emphasised = (frames[..., 1:] - PRE_EMPHASIS * frames[..., :-1]).mul_(window)
+    out: Tensor = torch.fft.rfft(F.pad(emphasised, (1, fft - size)))
+    return out
 
 
 def _squared(spectrum: Tensor) -> Tensor:
@@ -222,6 +226,8 @@ def with_deltas(x: Tensor, lengths: Tensor, order: int, window: int) -> Tensor:
 
 def normalise_frames(x: Tensor, lengths: Tensor, eps: float = 1e-10) -> Tensor:
     """Zero mean and unit (unbiased) deviation of each feature over an utterance's own frames; zero in the padding.
+
+    A feature that never varies becomes zero. s3prl's is then the rounding of its mean divided by eps, which is noise.
 
     Args:
         x: (B, T, F), finite in the padding.

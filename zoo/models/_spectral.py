@@ -32,7 +32,8 @@ class SpectralConfig(Config):
         delta_order, delta_window: slopes beside the features, and the frames that each looks at.
         cmvn: zero mean and unit deviation of each feature over an utterance.
         level_db: level to which the waveform is scaled first; None: not at all.
-        trailing_silence: False: an utterance ends at its last sample that is not zero, as s3prl's `mel` and `linear`.
+        trailing_silence: False: the frames behind an utterance's last sample that is not zero are left out of its
+            statistics, and are zero, as in s3prl's `mel` and `linear`.
         frame_length_ms, frame_shift_ms: window and hop.
         sample_rate: Hz.
     """
@@ -177,15 +178,17 @@ def front_end(config: SpectralConfig, waveforms: Tensor, samples: Tensor, exact:
         x = _kaldi(config, waveforms)
     else:
         frames = samples // hop + 1
-        ends = samples if config.trailing_silence else _last_sound(waveforms, samples)
-        border = ends if exact else ends.max().expand_as(ends)  # where the signal is reflected
+        border = samples if exact else samples.max().expand_as(samples)  # where the signal is reflected
         extent = border // hop + 1
+        ends = samples if config.trailing_silence else _last_sound(waveforms, samples)
         if config.level_db is not None:
             waveforms = spectral.normalise_level(waveforms, samples, config.level_db)
         x = spectral.power_spectrum(waveforms, border, size, hop, size)
         x = spectral.log_mel(x, config.mel_bands, config.sample_rate) if config.features == "mel" else (x + FLOOR).log()
-        # s3prl shares the frames of the batch out by length, and rounds half to even.
-        counted = extent if exact else torch.round(ends.double() / (border.double() / extent)).to(extent.dtype)
+        counted = extent
+        if not (exact and config.trailing_silence):
+            # s3prl shares the frames of the batch out by length, and rounds half to even.
+            counted = torch.round(ends.double() / (border.double() / extent)).to(extent.dtype)
     x = x.masked_fill(spectral.frame_mask(extent, x.shape[1])[:, :, None], 0.0)
     x = spectral.with_deltas(x, extent, config.delta_order, config.delta_window)
     return spectral.normalise_frames(x, counted) if config.cmvn else x, frames

@@ -10,7 +10,7 @@ chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -26,7 +26,7 @@ from zoo.models._spectral import SpectralConfig, SpectralModel
 
 SILENT = -10000.0  # added to the scores of frames that s3prl takes for padding
 TABLE_FRAMES = 1500  # the table of positions grows by as many at a time
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu}
 LIMITS = {
     "num_layers": (1, 512),
     "width": (1, 65536),
@@ -298,7 +298,8 @@ class Chunks:
         pieces = (total + limit - 1) // limit
         count = (frames + limit - 1) // limit
         self.length = (frames + count - 1) // count  # (B,) of an utterance's pieces; the last may be shorter
-        size = torch.sym_min(total, limit) if torch.compiler.is_compiling() else int(self.length.max())
+        traced = torch.compiler.is_compiling()  # a graph does not know the lengths
+        size: int = torch.sym_min(total, limit) if traced else int(self.length.max())  # type: ignore[no-untyped-call]
         self.total = total
         start = torch.arange(pieces, device=frames.device)[None, :] * self.length[:, None]  # (B, pieces)
         left = torch.minimum(frames[:, None] - start, self.length[:, None]).clamp(min=0)
@@ -311,12 +312,12 @@ class Chunks:
     def cut(self, x: Tensor) -> Tensor:
         """(B, T, F) -> (C, P, F), zero beyond a piece's frames."""
         x = x.gather(1, self._place[:, :, None].expand(-1, -1, x.shape[2]))
-        x = x.unflatten(1, (self._pieces, self._size)).flatten(0, 1)
+        x = x.reshape(-1, self._size, x.shape[2])
         return x.masked_fill(frame_mask(self.frames, self._size)[:, :, None], 0.0)
 
     def join(self, x: Tensor) -> Tensor:
         """(C, P, D) -> (B, T, D)."""
-        x = x.unflatten(0, (-1, self._pieces)).flatten(1, 2)
+        x = x.reshape(-1, self._pieces * self._size, x.shape[2])
         frame = torch.arange(self.total, device=x.device)[None, :]
         length = self.length[:, None]
         place = (frame // length * self._size + frame % length).clamp(max=x.shape[1] - 1)
@@ -324,18 +325,14 @@ class Chunks:
 
 
 TERA = TeraConfig(family="tera")
-TERA_FBANK = replace(TERA, features="fbank", level_db=None, delta_order=2)
 LARGE = replace(TERA, num_layers=12, chunk_frames=500)
 ALBERT = replace(TERA, share_layers=True)
 BASE_COUNT, FBANK_COUNT, LARGE_COUNT, ALBERT_COUNT = 21_327_360, 21_450_240, 85_118_208, 7_151_616
 
 
-def _drop3(config: TeraConfig, **more: int) -> TeraConfig:
-    """A recipe with dropout 0.3."""
-    return replace(config, dropout=0.3, attention_dropout=0.3, **more)
-
-
-DROP3, DROP3_LONG, DROP3_FBANK = _drop3(TERA), _drop3(TERA, chunk_frames=3000), _drop3(TERA_FBANK)
+DROP3 = replace(TERA, dropout=0.3, attention_dropout=0.3)
+DROP3_LONG = replace(DROP3, chunk_frames=3000)
+DROP3_FBANK = replace(DROP3, features="fbank", level_db=None, delta_order=2)
 PARAMETERS = {
     TERA: BASE_COUNT, DROP3: BASE_COUNT, DROP3_LONG: BASE_COUNT, DROP3_FBANK: FBANK_COUNT, LARGE: LARGE_COUNT,
     ALBERT: ALBERT_COUNT,
