@@ -67,8 +67,8 @@ def load(
     """
     path = Path(name_or_path)
     if not path.exists():
-        _explain_missing(str(name_or_path))
-    if path.is_file() and _native.is_safetensors(path):
+        model = _without_weights(str(name_or_path))
+    elif path.is_file() and _native.is_safetensors(path):
         model = _load_native(path, heads)
     else:
         from zoo.converters import open_conversion  # here, because `import zoo` is to be quick
@@ -80,8 +80,8 @@ def load(
     return model.to(device=device, dtype=dtype)
 
 
-def _explain_missing(name: str) -> None:
-    """Raise the error for something that does not exist as a path."""
+def _without_weights(name: str) -> Model:
+    """The model of a registry name that has no weights; otherwise the error for what does not exist as a path."""
     if name.startswith("hf:"):
         raise CheckpointError(
             f"{name} cannot be fetched: this version of zoo does not download; give the path of a file"
@@ -91,6 +91,8 @@ def _explain_missing(name: str) -> None:
             f"{name} does not exist; give the path of a checkpoint, or a name of `python -m zoo list`"
         )
     _, preset = find(name)
+    if preset.parameters == 0:
+        return build(name)
     if not preset.sources:
         raise CheckpointError(
             f"no weights of {name!r} were released; zoo.build({name!r}) gives its architecture, and zoo.load takes the "

@@ -42,6 +42,7 @@ class Tolerance:
 TOLERANCES = {
     "tiny": Tolerance(rtol=1.3e-6, atol=1e-5),
     "gradient": Tolerance(rtol=0.0, atol=1e-5),
+    "transform": Tolerance(rtol=0.0, atol=1e-5),  # in units of the largest value of each
     "traced": Tolerance(rtol=1.3e-6, atol=3e-5),
     "12 layers": Tolerance(rtol=1.3e-6, atol=2e-5),
     "24 layers": Tolerance(rtol=1.3e-6, atol=5e-5),

@@ -98,6 +98,8 @@ SOURCE_CODES = {
     "S3": ("s3prl", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
     "DISTIL": ("s3prl_distiller", "https://huggingface.co/leo19941227/distilhubert/resolve/main/"),
     "S3M": ("microsoft", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
+    "S3H": ("s3prl", "https://huggingface.co/s3prl/"),
+    "DBX": ("s3prl", "https://www.dropbox.com/s/"),
     "HF": ("huggingface", "hf:"),
     "TA": ("torchaudio", "https://download.pytorch.org/torchaudio/models/"),
 }
@@ -113,7 +115,8 @@ def sources(*short: str) -> tuple[Source, ...]:
 class Preset:
     """A released checkpoint: its name and architecture, and where its weights come from.
 
-    `parameters` counts the encoder without the mask embedding and without heads, as the releasers do.
+    `parameters` counts the encoder without the mask embedding and without heads, as the releasers do; a model with
+    none has no weights, and so no sources.
     `confirmed` is False where the architecture follows from its siblings and no public code or card states it.
     """
 

@@ -6,7 +6,6 @@ Shapes: B batch, S samples, C conv channels, T frames, D width, L layers, V voca
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, InputError
+from zoo.errors import ConfigError
 from zoo.layers.attention import GatedRelativeAttention, SelfAttention
 from zoo.layers.conv import (
     NORM_EPS,
@@ -33,6 +32,7 @@ from zoo.layers.transformer import (
     PreNormLayer,
     TransformerEncoder,
 )
+from zoo.models._batch import batch_waveforms
 from zoo.models._family import Config, EncoderOutput, Model
 
 STANDARD_CONV_LAYERS = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
@@ -281,41 +281,13 @@ class SpeechEncoder(Model):
         self, waveforms: Tensor | Sequence[Tensor], lengths: Tensor | Sequence[int] | None
     ) -> tuple[Tensor, Valid | None]:
         """Checked (B, S) waveforms on the model's device, and their true lengths where anything is padded."""
-        device = self.masked_spec_embed.device
-        if not isinstance(waveforms, Tensor):
-            if lengths is not None:
-                raise InputError("lengths were given beside a list of waveforms; a list carries its own lengths")
-            items = list(waveforms)
-            bad = [i for i, w in enumerate(items) if not isinstance(w, Tensor) or w.dim() != 1]
-            if not items or bad:
-                found = "an empty list" if not items else f"something else at index {bad[0]}"
-                raise InputError(f"a list of waveforms must hold 1-D tensors, one per utterance; found {found}")
-            lengths = [len(w) for w in items]
-            waveforms = nn.utils.rnn.pad_sequence(items, batch_first=True)
-        if waveforms.dim() != 2 or waveforms.shape[0] == 0:
-            raise InputError(f"waveforms must have shape (batch, samples); found {tuple(waveforms.shape)}")
-        if not waveforms.is_floating_point():
-            raise InputError(
-                f"waveforms must be floating point in [-1, 1]; found {waveforms.dtype}: divide 16-bit integers by 32768"
-            )
-        batch, size = waveforms.shape
-        if torch.compiler.is_compiling() and isinstance(lengths, Tensor):
-            return waveforms.to(device), Valid(lengths.to(device), None)
-        counts = (size,) * batch if lengths is None else _integers(lengths)
-        if len(counts) != batch:
-            raise InputError(f"lengths must have one entry per waveform; found {len(counts)} for {batch} waveforms")
-        for i, n in enumerate(counts):
-            if n > size:
-                raise InputError(f"lengths[{i}] is {n}, but the batch is only {size} samples long")
-            if n < self.min_samples:
-                raise InputError(
-                    f"waveform {i} has {n} samples; this model needs at least min_samples = {self.min_samples}"
-                )
-        if self.padding == "exact":
-            size = max(counts)
-            waveforms = waveforms[:, :size]
-        padded = any(n < size for n in counts)
-        return waveforms.to(device), Valid(torch.tensor(counts, device=device), counts) if padded else None
+        return batch_waveforms(
+            waveforms,
+            lengths,
+            min_samples=self.min_samples,
+            trim=self.padding == "exact",
+            device=self.masked_spec_embed.device,
+        )
 
     def _prepare(self, waveforms: Tensor, valid: Valid | None) -> Tensor:
         """Zero the padding, normalise where the checkpoint wants it (in fp32 at least), cast to the model's dtype."""
@@ -369,13 +341,3 @@ def _attention(config: SpeechEncoderConfig, index: int) -> SelfAttention:
         return SelfAttention(width, heads, dropout)
     buckets, distance = config.relative_buckets, config.relative_max_distance
     return GatedRelativeAttention(width, heads, dropout, buckets, distance, first=index == 0)
-
-
-def _integers(lengths: Tensor | Sequence[int]) -> tuple[int, ...]:
-    """Lengths as plain integers."""
-    if isinstance(lengths, Tensor) and (lengths.dim() != 1 or lengths.is_floating_point() or lengths.is_complex()):
-        raise InputError(f"lengths must be a 1-D tensor of integers; found {lengths.dtype}, {tuple(lengths.shape)}")
-    try:
-        return tuple(operator.index(n) for n in lengths)
-    except (TypeError, ValueError):
-        raise InputError(f"lengths must be integers, one per waveform; found {lengths!r}") from None
