@@ -5,9 +5,9 @@ Runs in fairseq's own environment (README.md beside this file), never in the pro
     python tests/golden/make_conformer.py golden         # tests/golden/data/conformer_*.{json,npz}
     python tests/golden/make_conformer.py checkpoints    # tests/data/conformer*.pt, conformer_expected.{json,npz}
 
-Each takes `--out DIR`. fairseq 0.12.3 calls its Conformer with two arguments that it does not take (fairseq issue 5386):
-`layer_idx` when a block is built, `corpus_key` when features are extracted. They are dropped on the way; nothing else is
-patched. Configurations, stages and files are handled as in `make_fairseq.py`.
+Each takes `--out DIR`. fairseq 0.12.3 calls its Conformer with two arguments that it does not take (fairseq issue
+5386): `layer_idx` when a block is built, `corpus_key` when features are extracted. They are dropped on the way; nothing
+else is patched. Configurations, stages and files are handled as in `make_fairseq.py`.
 """
 
 from __future__ import annotations

@@ -102,6 +102,13 @@ DATA2VEC = {
     "conv_pos_kernel_size": 19,
     "num_conv_pos_embeddings": 5,
 }
+# Nine taps, as in the golden data of fairseq's class.
+CONFORMER = {
+    **{name: value for name, value in LARGE.items() if name != "do_stable_layer_norm"},
+    "hidden_act": "swish",
+    "conv_depthwise_kernel_size": 9,
+    "conformer_conv_dropout": 0.0,
+}
 
 # Case -> class, seed, configuration, processor. Seeds are those with little noise, among thirty each.
 CASES: dict[str, tuple[str, int, dict[str, Any], dict[str, bool]]] = {
@@ -115,6 +122,8 @@ CASES: dict[str, tuple[str, int, dict[str, Any], dict[str, bool]]] = {
     "hf_wavlm_pre_norm": ("WavLM", 166, {**LARGE, "conv_bias": False, **FEW_BUCKETS}, MASKED),
     "hf_unispeech_pre_norm": ("UniSpeech", 87, LARGE, MASKED),
     "hf_unispeech_sat_post_norm": ("UniSpeechSat", 148, BASE, RAW),
+    "hf_conformer_relative": ("Wav2Vec2Conformer", 207, {**CONFORMER, "position_embeddings_type": "relative"}, MASKED),
+    "hf_conformer_rotary": ("Wav2Vec2Conformer", 207, {**CONFORMER, "position_embeddings_type": "rotary"}, MASKED),
 }
 FAMILIES = {
     "Wav2Vec2": "wav2vec2",
@@ -123,6 +132,7 @@ FAMILIES = {
     "WavLM": "wavlm",
     "UniSpeech": "unispeech",
     "UniSpeechSat": "unispeech_sat",
+    "Wav2Vec2Conformer": "wav2vec2_conformer",
 }
 
 
@@ -517,6 +527,12 @@ def make_folders(out: Path) -> None:
     about = "a language's adapter after each block, as MMS has it"
     fields = {**TINY_LARGE, **HEADS, "adapter_attn_dim": 4}
     add("mms_ctc", about, "Wav2Vec2", "ForCTC", 152, fields, MASKED, tokenizer=True)
+    about = "CTC head; rotary positions, whose frequencies are stored once"
+    fields = {**CONFORMER, **SMALL, **HEADS, "position_embeddings_type": "rotary"}
+    add("conformer_ctc", about, "Wav2Vec2Conformer", "ForCTC", 151, fields, MASKED, tokenizer=True)
+    about = "pre-training heads; relative positions; weight_g and weight_v"
+    fields = {**CONFORMER, **SMALL, **HEADS, "position_embeddings_type": "relative"}
+    add("conformer_pretraining", about, "Wav2Vec2Conformer", "ForPreTraining", 152, fields, MASKED, legacy=True)
     document = {
         "reference": versions(),
         "script": "tests/golden/make_transformers.py folders",

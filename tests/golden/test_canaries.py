@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import zoo
 from tests.golden.compare import Case, compare
 from zoo.layers import attention, conv, lengths, transformer
-from zoo.models import _speech_encoder
+from zoo.models import _speech_encoder, conformer
 
 Plant = Callable[[nn.Module, pytest.MonkeyPatch], None]
 
@@ -26,6 +26,8 @@ LIVELY, HUBERT, BATCH = "wav2vec2_post_norm_lively", "hubert_post_norm_usual", "
 DATA2VEC, WAVLM, WAVLM_PRE = "data2vec_usual", "wavlm_post_norm_lively", "wavlm_pre_norm_lively"
 DISTIL, MMS = "distilhubert_usual", "mms_pre_norm_usual"
 SAT, UNISPEECH, HF_NO_MASK = "unispeech_sat_post_norm_usual", "hf_unispeech_pre_norm_usual", "hf_wavlm_post_norm_usual"
+
+RELATIVE, ROTARY = "conformer_relative_lively", "conformer_rotary_lively"
 
 
 def tanh_gelu(module: object) -> Plant:
@@ -220,6 +222,65 @@ def adapter(forward: Callable[[nn.Module, Tensor], Tensor]) -> Plant:
     return set_class(transformer.Adapter, "forward", forward)
 
 
+def gelu_for_swish(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    class Functional:
+        silu = staticmethod(F.gelu)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(F, name)
+
+    patch.setattr(conformer, "F", Functional())
+
+
+def whole_feed_forward(self: nn.Module, x: Tensor, allowed: Tensor | None, *rest: Tensor | None) -> Tensor:
+    """Feed-forward layers in full instead of by halves."""
+    positions, outside = rest
+    x = x + self.ffn1(self.ffn1_layer_norm(x))
+    x = x + self.self_attn(self.self_attn_layer_norm(x), allowed, positions)
+    x = x + self.conv_module(x, outside)
+    return self.final_layer_norm(x + self.ffn2(self.ffn2_layer_norm(x)))
+
+
+def rotate(x: Tensor, positions: Tensor, heads: int) -> Tensor:
+    cos, sin = positions
+    first, second = x.unflatten(2, (heads, -1)).chunk(2, 3)
+    return (x.unflatten(2, (heads, -1)) * cos + torch.cat((-second, first), 3) * sin).flatten(2)
+
+
+def rotated_late(self: nn.Module, x: Tensor, allowed: Tensor | None, positions: Tensor) -> Tensor:
+    """Queries and keys rotated after their projection, as most models do."""
+    q, k = (rotate(proj(x), positions, self.heads) for proj in (self.linear_q, self.linear_k))
+    return self.attend(self.split(q), self.split(k), self.split(self.linear_v(x)), allowed)
+
+
+def rotated_values(self: nn.Module, x: Tensor, allowed: Tensor | None, positions: Tensor) -> Tensor:
+    x = rotate(x, positions, self.heads)
+    return self.attend(*(self.split(proj(x)) for proj in (self.linear_q, self.linear_k, self.linear_v)), allowed)
+
+
+def shared_by_conformer(change: Callable[..., tuple[Tensor | None, ...]]) -> Plant:
+    """Change what the blocks are given: allowed keys, positions, frames that convolutions must not see."""
+    original = conformer.ConformerEncoder.shared
+
+    def shared(self: nn.Module, x: Tensor, padded: Tensor | None, exact: bool) -> tuple[Tensor | None, ...]:
+        return change(padded, exact, *original(self, x, padded, exact))
+
+    return set_class(conformer.ConformerEncoder, "shared", shared)
+
+
+def biases_exchanged(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    for layer in model.encoder.layers:
+        owner = layer.self_attn
+        owner.pos_bias_u.data, owner.pos_bias_v.data = owner.pos_bias_v.data, owner.pos_bias_u.data
+
+
+def standard_frequencies(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    """What the configuration says instead of what the file holds."""
+    positions = model.encoder.embed_positions
+    positions.inv_freq = conformer.frequencies(2 * len(positions.inv_freq))
+
+
+ORIGINAL_BY_KEY = conformer.by_key
 LAYER = "encoder.layers.0"
 CANARIES: dict[str, tuple[str, Plant]] = {
     "query and key swapped": (POST, swapped(f"{LAYER}.attention.q_proj", f"{LAYER}.attention.k_proj")),
@@ -315,6 +376,55 @@ CANARIES: dict[str, tuple[str, Plant]] = {
     ),
     "UniSpeech: eps of fairseq": (UNISPEECH, set_class(_speech_encoder, "normalise_waveforms", fairseq_eps)),
     "Hugging Face base: mask that its processor does not make": (HF_NO_MASK, masked_all_the_same),
+    "Conformer: GELU instead of swish": (RELATIVE, gelu_for_swish),
+    "Conformer: feed-forward layers not by halves": (
+        RELATIVE,
+        set_class(conformer.ConformerLayer, "forward", whole_feed_forward),
+    ),
+    "Conformer: convolution without padding mask": (
+        RELATIVE,
+        shared_by_conformer(lambda padded, exact, allowed, positions, outside: (allowed, positions, None)),
+    ),
+    "Conformer: padding mask that the references do not have": (
+        ROTARY,
+        shared_by_conformer(
+            lambda padded, exact, allowed, positions, outside: (
+                allowed,
+                positions,
+                None if padded is None else padded[:, :, None],
+            )
+        ),
+    ),
+    "Conformer: attention without padding mask": (
+        RELATIVE,
+        shared_by_conformer(lambda padded, exact, allowed, positions, outside: (None, positions, outside)),
+    ),
+    "Conformer: positional convolution used": (
+        ROTARY,
+        set_class(conformer.ConformerEncoder, "add_positions", transformer.TransformerEncoder.add_positions),
+    ),
+    "Conformer: eps of the batch norm": (ROTARY, eps(f"{LAYER}.conv_module.batch_norm", 1e-3)),
+    "Conformer: norm of a block missing": (ROTARY, replaced(f"{LAYER}.final_layer_norm", lambda x: x)),
+    "Conformer: norm of the encoder on the other side": (
+        "conformer_post_norm_usual",
+        set_class(transformer.PostNormEncoder, "enter", lambda self, x: x),
+    ),
+    "Conformer: distances the other way round": (
+        RELATIVE,
+        set_class(conformer, "by_key", lambda scores: ORIGINAL_BY_KEY(scores.flip(3))),
+    ),
+    "Conformer: distances off by one": (
+        RELATIVE,
+        set_class(conformer, "by_key", lambda scores: ORIGINAL_BY_KEY(scores.roll(1, 3))),
+    ),
+    "Conformer: biases of content and position exchanged": (RELATIVE, biases_exchanged),
+    "Conformer: position bias not scaled": (
+        RELATIVE,
+        set_class(conformer, "by_key", lambda scores: ORIGINAL_BY_KEY(scores) * 8**0.5),
+    ),
+    "Conformer: rotation after the projection": (ROTARY, set_class(conformer.RotaryAttention, "forward", rotated_late)),
+    "Conformer: values rotated": (ROTARY, set_class(conformer.RotaryAttention, "forward", rotated_values)),
+    "Conformer: frequencies of the configuration": (ROTARY, standard_frequencies),
 }
 
 

@@ -83,7 +83,7 @@ class ConformerAttention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, K)."""
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        return torch.unflatten(x, 2, (self.heads, -1)).transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """(B, H, T, K) each, and a boolean or additive mask -> (B, T, D)."""
@@ -136,7 +136,7 @@ class RotaryAttention(ConformerAttention):
     def forward(self, x: Tensor, allowed: Tensor | None, positions: Tensor) -> Tensor:
         """As `RelativeAttention.forward`, with positions (2, T, 1, K): cosine and sine of each frame's angles."""
         cos, sin = positions
-        per_head = x.reshape(*x.shape[:2], self.heads, -1)  # (B, T, H, K)
+        per_head = torch.unflatten(x, 2, (self.heads, -1))  # (B, T, H, K)
         first, second = per_head.chunk(2, 3)
         rotated = (per_head * cos + torch.cat((-second, first), 3) * sin).flatten(2)
         q, k, v = self.split(self.linear_q(rotated)), self.split(self.linear_k(rotated)), self.split(self.linear_v(x))
@@ -190,25 +190,36 @@ class RotaryPositions(nn.Module):
         return torch.stack((angles.cos(), angles.sin())).to(x.dtype)
 
 
+class PointwiseConv1d(nn.Conv1d):
+    """Convolution of one tap without bias, computed as the linear map that it is."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__(channels_in, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C')."""
+        return F.linear(x, self.weight[:, :, 0])
+
+
 class ConvolutionModule(nn.Module):
     """Norm, pointwise convolution with a gate, depthwise convolution, batch norm, swish, pointwise convolution."""
 
     def __init__(self, width: int, kernel: int, dropout: float) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.pointwise_conv1 = nn.Conv1d(width, 2 * width, 1, bias=False)
+        self.pointwise_conv1 = PointwiseConv1d(width, 2 * width)
         self.depthwise_conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
         self.batch_norm = nn.BatchNorm1d(width)
-        self.pointwise_conv2 = nn.Conv1d(width, width, 1, bias=False)
+        self.pointwise_conv2 = PointwiseConv1d(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, outside: Tensor | None) -> Tensor:
-        """(B, T, D) -> (B, T, D); frames `outside` (B, 1, T) an utterance are zero for its neighbours."""
-        y = F.glu(self.pointwise_conv1(self.layer_norm(x).transpose(1, 2)), 1)
+        """(B, T, D) -> (B, T, D); frames `outside` (B, T, 1) an utterance are zero for its neighbours."""
+        y = F.glu(self.pointwise_conv1(self.layer_norm(x)), 2)
         if outside is not None:
             y = y.masked_fill(outside, 0.0)
-        y = F.silu(self.batch_norm(self.depthwise_conv(y)))
-        out: Tensor = self.dropout(self.pointwise_conv2(y).transpose(1, 2))
+        y = F.silu(self.batch_norm(self.depthwise_conv(y.transpose(1, 2))))
+        out: Tensor = self.dropout(self.pointwise_conv2(y.transpose(1, 2)))
         return out
 
 
@@ -264,7 +275,7 @@ class ConformerEncoder(TransformerEncoder):
     def shared(self, x: Tensor, padded: Tensor | None, exact: bool) -> tuple[Tensor | None, ...]:
         """Allowed keys, positions, and what the convolutions must not see: no reference hides anything from them."""
         allowed = None if padded is None else ~padded[:, None, None, :]
-        outside = padded[:, None, :] if exact and padded is not None else None
+        outside = padded[:, :, None] if exact and padded is not None else None
         return allowed, self.embed_positions(x), outside
 
 
