@@ -218,7 +218,8 @@ FINE_TUNED = (
     *(
         _preset(
             f"mms_lid_{languages}", ONE_BILLION, f"MMS 1B, language identification, {languages} languages",
-            f"MMS:lid/mms1b_l{languages}.pt", f"HF:facebook/mms-lid-{languages}", paper=MMS, licence="CC-BY-NC-4.0", confirmed=False,
+            f"MMS:lid/mms1b_l{languages}.pt", f"HF:facebook/mms-lid-{languages}", paper=MMS, licence="CC-BY-NC-4.0",
+            confirmed=False,
         )
         for languages in (126, 256, 512, 1024, 2048, 4017)
     ),
