@@ -65,7 +65,7 @@ def tensors(**changes: torch.Tensor | None) -> Callable[[Path], None]:
         ("ctc", lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 40), "cannot be read as a safetensors file"),
         ("ctc", lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
         ("ctc", edit_json("config.json", model_type="whisper"), "its model_type is 'whisper'; supported are"),
-        ("ctc", edit_json("config.json", feat_proj_layer_norm=False), "feat_proj_layer_norm is False in config.json"),
+        ("ctc", edit_json("config.json", feat_proj_layer_norm=False), "no place for: hubert.feature_projection.layer"),
         ("ctc", edit_json("config.json", add_adapter=True), "add_adapter is True in config.json"),
         ("ctc", edit_json("config.json", hidden_act="relu"), "hidden_act is 'relu' in config.json"),
         ("ctc", edit_json("config.json", conv_dim=[8, 8]), "are not lists of one length"),

@@ -203,7 +203,8 @@ PARAMETER_NAMES = Path(__file__).parent / "snapshots" / "parameter_names.json"
 def test_parameter_names_do_not_change() -> None:
     """Native files, optimiser states and other people's code rely on them."""
     found = {}
-    for name in ("wav2vec2_base_960", "wav2vec2_large_ll60k", "hubert_base", "hubert_large_ll60k"):
+    names = ("wav2vec2_base_960", "wav2vec2_large_ll60k", "hubert_base", "hubert_large_ll60k")
+    for name in (*names, "distilhubert_base", "mms_1b_all"):
         with torch.device("meta"):
             found[name] = sorted(zoo.build(name, num_layers=1).state_dict())
     with torch.device("meta"):

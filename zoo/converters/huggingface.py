@@ -89,7 +89,7 @@ def read(source: Source) -> Reading:
             "conv_layers": _conv_layers(hf),
             "extractor_norm": norm,
             "conv_bias": hf.get("conv_bias", False),
-            "feature_norm": hf.get("feat_proj_layer_norm", True),
+            "feature_norm": family.name != "distilhubert",
             "num_layers": hf.get("num_hidden_layers", 12),
             "width": hf.get("hidden_size", 768),
             "ffn_width": hf.get("intermediate_size", 3072),
@@ -131,7 +131,7 @@ def _processor(root: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _family(hf: Mapping[str, Any]) -> Family:
-    if hf.get("model_type") == "hubert" and hf.get("feat_proj_layer_norm") is False:
+    if hf.get("model_type") == "hubert" and not hf.get("feat_proj_layer_norm", True):
         return families()["distilhubert"]  # the library has no class of its own for it
     for family in families().values():
         if hf.get("model_type") in family.names.get("huggingface", ()):

@@ -15,25 +15,22 @@ from zoo.converters._source import Source
 from zoo.errors import CheckpointError
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
-# fairseq's name of a field -> s3prl's name and default. What is not here, s3prl's class does not look at.
-FIELDS: Mapping[str, tuple[str, Any]] = {
-    "extractor_mode": ("extractor_mode", "default"),
-    "conv_feature_layers": (
-        "extractor_conv_feature_layers",
-        "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
-    ),
-    "conv_pos": ("conv_pos", 128),
-    "conv_pos_groups": ("conv_pos_groups", 16),
-    "encoder_layers": ("encoder_layers", 1),
-    "encoder_embed_dim": ("encoder_embed_dim", 768),
-    "encoder_ffn_embed_dim": ("encoder_ffn_embed_dim", 3072),
-    "encoder_attention_heads": ("encoder_attention_heads", 12),
-    "activation_fn": ("activation_fn", "gelu"),
-    "layer_norm_first": ("layer_norm_first", False),
-    "dropout": ("dropout", 0.1),
-    "attention_dropout": ("attention_dropout", 0.1),
-    "activation_dropout": ("activation_dropout", 0.1),
-    "encoder_layerdrop": ("encoder_layerdrop", 0.0),
+# What s3prl's class looks at, and its defaults; the names are fairseq's, but for the convolutions'.
+FIELDS: Mapping[str, Any] = {
+    "extractor_mode": "default",
+    "extractor_conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+    "conv_pos": 128,
+    "conv_pos_groups": 16,
+    "encoder_layers": 1,
+    "encoder_embed_dim": 768,
+    "encoder_ffn_embed_dim": 3072,
+    "encoder_attention_heads": 12,
+    "activation_fn": "gelu",
+    "layer_norm_first": False,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.1,
+    "encoder_layerdrop": 0.0,
 }
 # Values under which the encoder is the one built here: the others mix an embedding of the task into its input.
 REQUIRED: Mapping[str, tuple[str, ...]] = {
@@ -63,8 +60,8 @@ def read(source: Source) -> Reading:
             raise CheckpointError(f"{name} is {value!r}, which this version of zoo does not have")
 
     def get(name: str, default: Any) -> Any:
-        own, its_default = FIELDS.get(name, (None, default))
-        return its_default if own is None else cfg.get(own, its_default)
+        own = "extractor_conv_feature_layers" if name == "conv_feature_layers" else name
+        return cfg.get(own, FIELDS[own]) if own in FIELDS else default
 
     family = families()["distilhubert"]
     fields = {"family": family.name, **layout.encoder_fields(get), **family.fixed["s3prl_distiller"]}

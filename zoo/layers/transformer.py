@@ -34,7 +34,7 @@ class FeedForward(nn.Module):
 class Adapter(nn.Module):
     """Layer norm, linear, ReLU, linear, added to what came in: what MMS has after each block for a language.
 
-    MMS, https://arxiv.org/abs/2305.13516, section 5. Upstream: fairseq `AdapterFast` in `wav2vec2.py` (3d262bb2, MIT).
+    MMS, https://arxiv.org/abs/2305.13516. Upstream: fairseq `AdapterFast` in `wav2vec2.py` (3d262bb2, MIT).
     """
 
     def __init__(self, width: int, inner: int) -> None:

@@ -211,10 +211,15 @@ FINE_TUNED = (
             ("fl102", "FLEURS, 102 languages"), ("l1107", "MMS-lab, 1107 languages"), ("all", "1162 languages"),
         )
     ),
+    _preset(
+        "xls_r_300m_voxlingua107", LARGE_XLSR, "XLS-R 300M, language identification, VoxLingua107",
+        "FB:xlsr_300m_voxlingua107_ft.pt", paper=XLS_R, confirmed=False,
+    ),
     *(
         _preset(
             f"mms_lid_{languages}", ONE_BILLION, f"MMS 1B, language identification, {languages} languages",
-            f"HF:facebook/mms-lid-{languages}", paper=MMS, licence="CC-BY-NC-4.0", confirmed=False,
+            f"MMS:lid/mms1b_l{languages}.pt", f"HF:facebook/mms-lid-{languages}", paper=MMS, licence="CC-BY-NC-4.0",
+            confirmed=False,
         )
         for languages in (126, 256, 512, 1024, 2048, 4017)
     ),
