@@ -6,8 +6,11 @@ from torch import nn
 
 import zoo
 from zoo.models._family import Model
+from zoo.models._speech_encoder import SpeechEncoderConfig
 
 STACK = tuple((16, kernel, stride) for _, kernel, stride in zoo.info("hubert_base").config.conv_layers)
+# Presets of the shared encoder; other architectures have files of tests of their own.
+SPEECH_ENCODERS = [name for name in zoo.list_models() if isinstance(zoo.info(name).config, SpeechEncoderConfig)]
 KINDS = (
     "wav2vec2_base_960",
     "wav2vec2_large_ll60k",

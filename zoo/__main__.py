@@ -122,7 +122,7 @@ def _info(args: argparse.Namespace) -> int:
         return 0
     for key, value in record.items():
         if key == "sources":
-            print("sources:")
+            print("sources:" + ("" if value else " -"))
             for source in value:
                 print(f"  {source['dialect']}: {source['url']}")
         elif key != "config":

@@ -477,31 +477,44 @@ class WavVecU(Model):
                 "symbols=, or convert the original with --dictionary dict.txt"
             )
         x, valid = self._batch(features, lengths)
-        with torch.no_grad():
-            logits, padded = self._segmented(x, valid)
-        if self.config.blank_weight:
-            blank = names.index(SILENCE) if self.config.blank_is_sil and SILENCE in names else 0
-            kept = logits[..., blank] if self.config.blank_mode == "add" else 0.0
-            logits[..., blank] = kept + self.config.blank_weight
-        counts = (~padded).sum(1).tolist()
-        return [_phones(row[:n], names) for row, n in zip(logits.argmax(2).tolist(), counts)]
+        counts = (x.shape[1],) * len(x) if valid is None or valid.counts is None else valid.counts
+        batches = [(x, counts)]
+        if self.padding == "exact":  # one by one: what is kept of an utterance depends on the length of the batch
+            batches = [(row[None, :n], (n,)) for row, n in zip(x, counts)]
+        texts: list[str] = []
+        for batch, sizes in batches:
+            with torch.no_grad():
+                logits, padded = self._segmented(batch, sizes)
+            if self.config.blank_weight:
+                blank = names.index(SILENCE) if self.config.blank_is_sil and SILENCE in names else 0
+                kept = logits[..., blank] if self.config.blank_mode == "add" else 0.0
+                logits[..., blank] = kept + self.config.blank_weight
+            frames = (~padded).sum(1).tolist()
+            texts += [_phones(row[:n], names) for row, n in zip(logits.argmax(2).tolist(), frames)]
+        return texts
 
-    def _segmented(self, x: Tensor, valid: Valid | None) -> tuple[Tensor, Tensor]:
-        """Logits (B, S, V) between the two halves of the segmenter, and their mask."""
-        size = x.shape[1]
-        counts = [size] * len(x) if valid is None or valid.counts is None else valid.counts
-        if self.padding == "exact":  # one by one, since what is kept of an utterance depends on the batch's length
-            whole = torch.zeros(1, size, dtype=torch.bool, device=x.device)
-            rows = [self.segmenter.pre_segment(row[None, :n], whole[:, :n]) for row, n in zip(x, counts)]
-            out = self([row[0, : int((~mask).sum())] for row, mask in rows])
-        else:
-            mask = torch.arange(size, device=x.device) >= torch.tensor(counts, device=x.device)[:, None]
-            x, mask = self.segmenter.pre_segment(x, mask)
-            kept = (~mask).sum(1)
-            out = self._run(x, Valid(kept, tuple(kept.tolist())))
-        logits = out.logits
-        padded = torch.arange(logits.shape[1], device=x.device) >= out.lengths[:, None]
-        return self.segmenter.logit_segment(logits, padded)
+    def _segmented(self, x: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Logits (B, S, V) between the two halves of the segmenter, and their mask, as fairseq computes them."""
+        sizes = torch.tensor(counts, device=x.device)
+        x, padded = self.segmenter.pre_segment(x, _beyond(sizes, x.shape[1]))
+        if x.shape[1] < self.min_samples:
+            raise InputError(
+                f"the segmenter leaves {x.shape[1]} of {max(counts)} frames of features; this model needs at least "
+                f"min_samples = {self.min_samples}"
+            )
+        logits, _ = self.generator(self.generator.normalise(x, padded))
+        frames = self._masked_frames((~padded).sum(1), x.shape[1], logits.shape[1])
+        return self.segmenter.logit_segment(logits, _beyond(frames, logits.shape[1]))
+
+    def _masked_frames(self, lengths: Tensor, size: int, frames: int) -> Tensor:
+        """Valid frames of a padded batch by fairseq's rule.
+
+        It strides the mask of the `size` frames of features. What the convolution has beyond that counts as valid, at
+        the front.
+        """
+        stride = self.config.generator_stride
+        more = max(frames + -size // stride, 0)
+        return (more - (-lengths // stride)).clamp(max=frames)
 
     def _run(self, x: Tensor, valid: Valid | None) -> EncoderOutput:
         """Logits of checked features, zero where padded."""
@@ -518,11 +531,7 @@ class WavVecU(Model):
         frames = logits.shape[1]
         if valid is None:
             return EncoderOutput((), torch.full((len(x),), frames, device=x.device), logits)
-        # fairseq strides the mask; frames that the convolution has beyond it count as valid, at the front.
-        stride = self.config.generator_stride
-        more = frames - -(-x.shape[1] // stride)
-        lengths = (-(-valid.lengths // stride) + max(more, 0)).clamp(max=frames)
-        return EncoderOutput((), lengths, logits)
+        return EncoderOutput((), self._masked_frames(valid.lengths, x.shape[1], frames), logits)
 
     def _batch(
         self, features: Tensor | Sequence[Tensor], lengths: Tensor | Sequence[int] | None
@@ -572,6 +581,11 @@ class WavVecU(Model):
         return features.to(weight.dtype), valid
 
 
+def _beyond(lengths: Tensor, size: int) -> Tensor:
+    """(B, size) mask, True from each length on."""
+    return torch.arange(size, device=lengths.device) >= lengths[:, None]
+
+
 def _integers(lengths: Tensor | Sequence[int]) -> tuple[int, ...]:
     """Lengths as plain integers."""
     if isinstance(lengths, Tensor) and (lengths.dim() != 1 or lengths.is_floating_point() or lengths.is_complex()):
@@ -617,6 +631,9 @@ def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[i
     segmentation = get("segmentation", {})
     if not isinstance(segmentation, Mapping):
         raise CheckpointError(f"segmentation is {segmentation!r}; expected a section with a type")
+    mmi_weight = get("mmi_weight", 0.0)
+    if type(mmi_weight) not in (int, float):
+        raise CheckpointError(f"mmi_weight is {mmi_weight!r}; expected a number")
     norms = [name for name in ("spectral", "weight") if get(f"discriminator_{name}_norm", False)]
     same = {
         name: get(name, default)
@@ -629,7 +646,7 @@ def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[i
         **inside,
         "input_dim": get("input_dim", 128),
         "vocabulary": weight[0],
-        "auxiliary_dim": get("target_dim", 64) if get("mmi_weight", 0.0) > 0 else 0,
+        "auxiliary_dim": get("target_dim", 64) if mmi_weight > 0 else 0,
         "segmentation": _segmentation(segmentation.get("type", "NONE")),
         "discriminator_norm": norms[0] if norms else "none",
     }
