@@ -28,7 +28,8 @@ def test_every_released_architecture_is_covered(tmp_path: Path) -> None:
         case = Case.read(name)
         config = zoo.load(case.checkpoint(tmp_path)).config
         covered.add((config.family, config.norm_first, case.facts["scale"]))
-    released = {(zoo.info(name).family, zoo.info(name).config.norm_first) for name in zoo.list_models()}
+    waveform = [info for info in map(zoo.info, zoo.list_models()) if info.family not in {"tera", "baseline"}]
+    released = {(info.family, info.config.norm_first) for info in waveform}
     assert {(family, first, scale) for family, first in released for scale in ("usual", "lively")} <= covered
 
 
