@@ -30,7 +30,7 @@ SMALL = {"width": 32, "ffn_width": 64, "num_heads": 4, "num_layers": 2}
 
 
 def tiny(name: str, **overrides: object) -> Model:
-    return zoo.build(name, **({} if name in BASELINES else SMALL), **overrides)
+    return zoo.build(name, **{**({} if name in BASELINES else SMALL), **overrides})
 
 
 KINDS = (*BASELINES, "tera", "tera_fbankBase_T_F_AdamW_b32_200k_100hr", "audio_albert")
