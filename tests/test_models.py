@@ -149,8 +149,12 @@ def test_a_preset_has_the_parameters_its_releasers_count(name: str) -> None:
     info = zoo.info(name)
     assert counted == info.parameters
     assert (info.layers, info.width) == (model.config.num_layers, model.config.width)
-    assert (info.hop, info.sample_rate) == (320, 16000) == (model.hop_length, model.sample_rate)
-    assert info.sources and info.licence and info.paper.startswith("https://arxiv.org/abs/")
+    hop = 160 if info.family in {"tera", "baseline"} else 320
+    assert (info.hop, info.sample_rate) == (hop, 16000) == (model.hop_length, model.sample_rate)
+    assert bool(info.sources) == (info.parameters > 0)
+    assert info.licence and info.paper.startswith("https://arxiv.org/abs/")
+    if info.family in {"tera", "baseline"}:
+        return
     assert model.config.normalize_eps == 1e-5
     reshapes = {"hubert", "wavlm", "unispeech_sat"}
     assert model.config.padding_rule == ("reshape" if info.family in reshapes else "length")

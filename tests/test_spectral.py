@@ -1,0 +1,263 @@
+"""Spectral front ends and the models on them: gradients, exactness, lengths, chunks, silence, s3prl's files."""
+
+from __future__ import annotations
+
+import copy
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import zoo
+from tests.golden import generator
+from tests.golden import spectral as golden
+from tests.golden.compare import HALF_ERROR, TOLERANCES
+from zoo import convert
+from zoo.converters import open_conversion
+from zoo.errors import CheckpointError, ConfigError, InputError
+from zoo.layers import spectral
+from zoo.models._family import Model
+
+DATA = Path(__file__).parent / "data" / "s3prl"
+FACTS = json.loads((DATA / "expected.json").read_text())
+BASELINES = ("fbank", "fbank_no_cmvn", "mfcc", "mel", "linear", "spectrogram")
+WIDTHS = {"fbank": 240, "fbank_no_cmvn": 240, "mfcc": 39, "mel": 80, "linear": 201, "spectrogram": 257}
+SMALL = {"width": 32, "ffn_width": 64, "num_heads": 4, "num_layers": 2}
+
+
+def tiny(name: str, **overrides: object) -> Model:
+    return zoo.build(name, **{**({} if name in BASELINES else SMALL), **overrides})
+
+
+KINDS = (*BASELINES, "tera", "tera_fbankBase_T_F_AdamW_b32_200k_100hr", "audio_albert")
+
+
+def waves(*sizes: int) -> list[Tensor]:
+    spec = {"file": "2412-153948-0000.flac", "gain": 1.0, "offset": 0.01}
+    return [torch.from_numpy(generator.waveform({**spec, "start": 30000 + 1000 * i, "samples": n}))
+            for i, n in enumerate(sizes)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["power", "fbank", "mfcc", "spectrogram", "level", "deltas", "cmvn"])
+def test_gradients(name: str) -> None:
+    """Of small front ends of every kind, in double precision."""
+    n = torch.tensor([46, 33])
+    wave = torch.randn(2, 46, dtype=torch.float64)
+    wave = wave.masked_fill(spectral.frame_mask(n, 46), 0.0).requires_grad_()
+    x = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
+    frames = torch.tensor([7, 4])
+    kaldi = {"size": 16, "hop": 8}
+    function, argument = {
+        "power": (lambda w: spectral.log_mel(spectral.power_spectrum(w, n, 16, 8, 16), 3, 8000), wave),
+        "fbank": (lambda w: spectral.kaldi_fbank(w, bands=3, sample_rate=8000, **kaldi), wave),
+        "mfcc": (lambda w: spectral.kaldi_mfcc(w, bands=3, cepstra=2, sample_rate=8000, **kaldi), wave),
+        "spectrogram": (lambda w: spectral.kaldi_spectrogram(w, **kaldi), wave),
+        "level": (lambda w: spectral.normalise_level(w, n, -25.0), wave),
+        "deltas": (lambda v: spectral.with_deltas(v, frames, 2, 5), x),
+        "cmvn": (lambda v: spectral.normalise_frames(v, frames), x),
+    }[name]
+    assert torch.autograd.gradcheck(function, (argument,))
+
+
+@pytest.mark.parametrize("padding", ["exact", "reference"])
+@pytest.mark.parametrize("name", KINDS)
+def test_an_utterance_gives_the_same_in_any_batch(name: str, padding: str) -> None:
+    model = tiny(name, **({} if name in BASELINES else {"chunk_frames": 20}))
+    items = waves(6543, 4801, 720, 3200, 9999)
+    lengths = [len(w) for w in items]
+    dirty = torch.nn.utils.rnn.pad_sequence(items, batch_first=True, padding_value=float("nan"))
+    dirty = torch.nn.functional.pad(dirty, (0, 1234), value=float("nan")).requires_grad_()
+    model.padding = padding
+    out = model(dirty, lengths)
+    assert out.lengths.tolist() == [model.frame_count(n) for n in lengths]
+    if padding == "exact":
+        for i, wave in enumerate(items):
+            alone = model(wave[None])
+            n = model.frame_count(len(wave))
+            for got, want in zip(out.hidden_states, alone.hidden_states):
+                assert want.shape[1] == n
+                assert (got[i, :n] - want[0]).abs().max() <= 2e-5 and not got[i, n:].any()
+    sum(state.square().sum() for state in out.hidden_states).backward()
+    assert torch.isfinite(dirty.grad).all() and dirty.grad[4, :9999].any() and not dirty.grad[0, 6543:].any()
+
+
+@pytest.mark.parametrize("name", KINDS)
+@torch.no_grad()
+def test_every_short_length_gives_frames_or_one_clear_error(name: str) -> None:
+    model = tiny(name)
+    wave = waves(1000)[0][None]
+    for n in (0, 1, model.min_samples - 1):
+        assert model.frame_count(n) == 0
+        with pytest.raises(InputError, match=rf"waveform 0 has {n} samples; .* min_samples = {model.min_samples}"):
+            model(wave[:, :n])
+    least = model.min_samples
+    for n in (*range(least, least + 170, 13), 319, 320, 559, 560, 719, 720, 799, 800, 801):
+        if n < least:
+            continue
+        out = model(wave[:, :n])
+        assert out.hidden_states[-1].shape[1] == model.frame_count(n) == int(out.lengths[0]) > 0
+        assert all(torch.isfinite(state).all() for state in out.hidden_states)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_silence_is_finite_forward_and_backward(name: str) -> None:
+    model = tiny(name)
+    wave = torch.zeros(2, 4000, requires_grad=True)
+    states = model(wave, [4000, 2000]).hidden_states
+    sum(state.square().sum() for state in states).backward()
+    assert all(torch.isfinite(state).all() for state in states) and torch.isfinite(wave.grad).all()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@torch.no_grad()
+def test_baselines_need_no_file(name: str, tmp_path: Path) -> None:
+    model = zoo.load(name)
+    wave = waves(4000)[0]
+    out = model([wave])
+    assert len(out.hidden_states) == 1 and out.hidden_states[0].shape == (1, model.frame_count(4000), WIDTHS[name])
+    info = zoo.info(name)
+    assert (info.parameters, info.layers, info.width, info.hop, info.sources) == (0, 0, WIDTHS[name], 160, ())
+    zoo.save(model, tmp_path / "model.safetensors")
+    again = zoo.load(tmp_path / "model.safetensors")
+    assert torch.equal(again([wave]).hidden_states[0], out.hidden_states[0])
+    assert zoo.load(name, dtype=torch.float64)([wave]).hidden_states[0].dtype == torch.float64
+    half = zoo.load(name).bfloat16()([wave.half()]).hidden_states[0]
+    assert half.dtype == torch.bfloat16 and torch.isfinite(half).all()
+    with pytest.raises(InputError, match="indices from -1 to 0"):
+        model([wave], layers=[1])
+    assert zoo.info("baseline").name == "fbank"
+
+
+@torch.no_grad()
+def test_layers_and_shared_blocks() -> None:
+    model = tiny("audio_albert", num_layers=4)
+    assert len(model.encoder.layer) == 1 and model.num_layers == 4
+    full = model(waves(4000)).hidden_states
+    assert len(full) == 5
+    ran = []
+    model.encoder.layer[0].register_forward_hook(lambda *_: ran.append(1))
+    got = model(waves(4000), layers=[2, 0]).hidden_states
+    assert len(ran) == 2 and torch.equal(got[0], full[2]) and torch.equal(got[1], full[0])
+
+
+@torch.no_grad()
+def test_half_precision_is_finite_and_close() -> None:
+    model = tiny("tera")
+    batch = waves(9000, 4000)
+    want = model(batch).hidden_states
+    for dtype in (torch.bfloat16, torch.float16):
+        half = copy.deepcopy(model).to(dtype)
+        for got, state in zip(half(batch).hidden_states, want):
+            assert got.dtype == dtype and torch.isfinite(got).all()
+            error = (got.float() - state).square().mean().sqrt() / state.square().mean().sqrt()
+            assert error <= HALF_ERROR[str(dtype).removeprefix("torch.")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"delta_window": 4}, "must be odd"),
+        ({"mel_bands": 0}, "must lie from 1 to"),
+        ({"frame_length_ms": 1.0, "sample_rate": 1000}, "even number of samples"),
+        ({"features": "fbank"}, "know neither level_db"),
+        ({"num_heads": 5}, "cannot be divided"),
+        ({"activation": "tanh"}, "cannot be 'tanh'"),
+    ],
+)
+def test_configurations_that_cannot_be_right(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        zoo.build("tera", **fields)
+
+
+# --- s3prl's files -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FACTS["files"])
+@torch.no_grad()
+def test_a_genuine_file_gives_what_s3prl_computes(name: str, tmp_path: Path) -> None:
+    facts = FACTS["files"][name]
+    native = tmp_path / "native.safetensors"
+    assert convert.main([str(DATA / name), "-o", str(native)]) == 0
+    wave = torch.from_numpy(generator.waveform(FACTS["utterance"]))
+    with np.load(DATA / "expected.npz") as arrays:
+        want = arrays[f"{name}/last"]
+    for source in (DATA / name, native):
+        model = zoo.load(source, heads=True)
+        assert model.config.family == "tera"
+        assert TOLERANCES["tiny"].excess(model(wave[None]).hidden_states[-1][0].numpy(), want) <= 1
+    state, head = golden.states({**facts, "case": name}, FACTS["seed"], FACTS["scale"])
+    found = model.state_dict()
+    assert {key for key in found if key.startswith("heads.")} == {f"heads.{key}" for key in head}
+    for key, value in head.items():
+        assert torch.equal(found[f"heads.{key}"], value)
+    for key in found.keys() - {f"heads.{key}" for key in head}:
+        assert torch.equal(found[key], state[key]), key
+    with open_conversion(DATA / name) as conversion:
+        dropped = conversion.assignment.dropped
+    assert len(dropped) == (2 * 16 if name.startswith("audio_albert") else 0)
+
+
+def changed(path: Path, **changes: object) -> Path:
+    """The golden case `tera_usual` as a file, with other top-level entries (None: left out)."""
+    case = golden.read("tera_usual")
+    state, head = golden.states(case.facts, 1, "usual")
+    content = {
+        "Optimizer": {}, "Step": 1, "Args": Namespace(seed=1), "Config": {"runner": {}},
+        "Upstream_Config": case.facts["config"], "Transformer": state, "SpecHead": head, **changes,
+    }  # fmt: skip
+    torch.save({key: value for key, value in content.items() if value is not None}, path)
+    return path
+
+
+def configuration(**sections: dict[str, object]) -> dict[str, object]:
+    """The configuration of `tera_usual` with changes to its sections."""
+    found = golden.read("tera_usual").facts["config"]
+    return {**found, **{name: {**found[name], **fields} for name, fields in sections.items()}}
+
+
+def without(section: str) -> dict[str, object]:
+    return {key: value for key, value in configuration().items() if key != section}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"Upstream_Config": without("audio")}, "no audio section, so its features were extracted beforehand"),
+        ({"Upstream_Config": None, "Config": None, "Settings": {"Config": {}, "Paras": {}}}, "layout before 2020"),
+        ({"Upstream_Config": None}, "neither Config nor Upstream_Config has a transformer section"),
+        ({"Upstream_Config": without("task")}, "no task.sequence_length"),
+        ({"Upstream_Config": configuration(audio={"n_freq": 257})}, "n_freq is 257"),
+        ({"Upstream_Config": configuration(audio={"input": {"feat_type": "wav"}})}, "feat_type is 'wav'"),
+        ({"Upstream_Config": configuration(audio={"kaldi": {"feat_type": "pitch"}})}, "feat_type is 'pitch'"),
+        (
+            {"Upstream_Config": configuration(audio={"kaldi": {"feat_type": "fbank", "fbank": {"dither": 1.0}}})},
+            "audio.kaldi.fbank.dither is 1.0",
+        ),
+        ({"Upstream_Config": configuration(transformer={"layer_norm_eps": "small"})}, "expected a number"),
+        ({"Upstream_Config": configuration(transformer={"num_hidden_layers": 3})}, "parameters that nothing fills"),
+        ({"Transformer": {"x": "text"}}, "something else than a tensor under 'x'"),
+    ],
+)
+def test_files_that_cannot_be_used(changes: dict[str, object], words: str, tmp_path: Path) -> None:
+    path = changed(tmp_path / "file.ckpt", **changes)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        zoo.load(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_both_layouts_old_names_and_text_numbers_are_one_model(tmp_path: Path) -> None:
+    want = zoo.load(changed(tmp_path / "new.ckpt"))
+    case = golden.read("tera_usual")
+    state, _ = golden.states(case.facts, 1, "usual")
+    old = {
+        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for key, value in state.items()
+    }
+    legacy = configuration(transformer={"layer_norm_eps": "1.e-12"})
+    found = zoo.load(changed(tmp_path / "old.ckpt", Config=legacy, Upstream_Config=None, Transformer=old))
+    assert found.config == want.config
+    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), want.state_dict().values()))
