@@ -111,7 +111,7 @@ def _load_native(path: Path, heads: bool) -> Model:
     try:
         name = file.config.get("family")
         if not isinstance(name, str) or name not in families():
-            raise ConfigError(f"it is of family {name!r}; known are {', '.join(families())}")
+            raise ConfigError(f"it is of family {name!r}; known are {', '.join(sorted(families()))}")
         config = families()[name].config.from_dict(file.config)
         shapes = {name: file.shape(name) for name in file.names}
         assign([Row("{rest}", "{rest}")], [], shapes, families()[name].shapes(config))
