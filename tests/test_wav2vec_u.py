@@ -181,7 +181,7 @@ def test_an_utterance_gives_the_same_numbers_in_any_batch(name: str) -> None:
     if model.generator.bn is not None:
         model.generator.bn.running_mean.uniform_(-1, 1)
         model.generator.bn.bias.uniform_(-1, 1)
-    for size in range(1, 30):
+    for size in (1, 2, 3, 4, 5, 17, 29):
         items = [torch.randn(n, 6) for n in (size, 30, 1 + size // 2)]
         lengths = [len(item) for item in items]
         batch = torch.nn.utils.rnn.pad_sequence(items, batch_first=True, padding_value=float("nan"))
@@ -203,7 +203,7 @@ def test_frames_of_every_configuration() -> None:
                     shape = {"generator_kernel": kernel, "generator_stride": stride, "generator_pad": pad}
                     model = tiny(**shape, generator_dilation=dilation)
                     assert model.frame_count(model.min_samples - 1) == 0 and model.hop_length == stride
-                    for n in range(model.min_samples, 25):
+                    for n in range(model.min_samples, model.min_samples + 2 * stride + 1):
                         assert model(torch.zeros(1, n, 6)).logits.shape[1] == model.frame_count(n) > 0
 
 
