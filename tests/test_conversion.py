@@ -230,7 +230,7 @@ def test_an_unknown_model_is_named(tmp_path: Path) -> None:
         ("conformer_relative.pt", {"pos_enc_type": "abs"}, "pos_enc_type 'abs' and attn_type 'espnet'"),
         ("conformer_relative.pt", {"attn_type": ""}, "pos_enc_type 'rel_pos' and attn_type ''"),
         ("conformer_relative.pt", {"depthwise_conv_kernel_size": 4}, "depthwise_kernel is 4; it must be odd"),
-        ("conformer_relative.pt", {"layer_type": "trf_adp"}, "layer_type is 'trf_adp'"),
+        ("conformer_relative.pt", {"layer_type": "trf_adp"}, "supported is one adapter after every block"),
         ("conformer_relative.pt", {"layer_type": "transformer"}, "no place for: encoder.layers.0.ffn1"),
         ("conformer_relative.pt", {"pos_enc_type": "rope"}, "no place for: encoder.layers.0.self_attn.pos_bias"),
         ("hf/conformer_ctc", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
