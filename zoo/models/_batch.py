@@ -51,7 +51,7 @@ def batch_waveforms(
     batch, size = waveforms.shape
     if torch.compiler.is_compiling() and isinstance(lengths, Tensor):
         return waveforms.to(device), Valid(lengths.to(device), None)
-    counts = (size,) * batch if lengths is None else _integers(lengths)
+    counts = (size,) * batch if lengths is None else integers(lengths, "waveform")
     if len(counts) != batch:
         raise InputError(f"lengths must have one entry per waveform; found {len(counts)} for {batch} waveforms")
     for i, n in enumerate(counts):
@@ -66,11 +66,11 @@ def batch_waveforms(
     return waveforms.to(device), Valid(torch.tensor(counts, device=device), counts) if padded else None
 
 
-def _integers(lengths: Tensor | Sequence[int]) -> tuple[int, ...]:
-    """Lengths as plain integers."""
+def integers(lengths: Tensor | Sequence[int], item: str) -> tuple[int, ...]:
+    """Lengths as plain integers, one for each `item`."""
     if isinstance(lengths, Tensor) and (lengths.dim() != 1 or lengths.is_floating_point() or lengths.is_complex()):
         raise InputError(f"lengths must be a 1-D tensor of integers; found {lengths.dtype}, {tuple(lengths.shape)}")
     try:
         return tuple(operator.index(n) for n in lengths)
     except (TypeError, ValueError):
-        raise InputError(f"lengths must be integers, one per waveform; found {lengths!r}") from None
+        raise InputError(f"lengths must be integers, one per {item}; found {lengths!r}") from None

@@ -34,6 +34,13 @@ class Config:
         """Plain data that JSON can hold, fields in the order of their definition."""
         return dataclasses.asdict(self)
 
+    def check_limits(self, limits: Mapping[str, tuple[float, float]]) -> None:
+        """Refuse a field that lies outside its (smallest, largest) value."""
+        for name, (smallest, largest) in limits.items():
+            value = getattr(self, name)
+            if not smallest <= value <= largest:
+                raise ConfigError(f"configuration field {name!r} is {value}; it must lie from {smallest} to {largest}")
+
     @classmethod
     def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
         """Build from plain data.

@@ -60,9 +60,7 @@ class SpectralConfig(Config):
             "frame_shift_ms": (1, 1000),
             "sample_rate": (1000, 1_000_000),
         }
-        for name, (low, high) in limits.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must lie from {low} to {high}")
+        self.check_limits(limits)
         if self.delta_window % 2 == 0:
             raise ConfigError(f"delta_window is {self.delta_window}; it must be odd")
         if self.level_db is not None and not -200 <= self.level_db <= 100:

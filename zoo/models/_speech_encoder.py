@@ -111,10 +111,7 @@ class SpeechEncoderConfig(Config):
 
     def __post_init__(self) -> None:
         """Refuse what no model can be built from."""
-        for name, (smallest, largest) in LIMITS.items():
-            value = getattr(self, name)
-            if not smallest <= value <= largest:
-                raise ConfigError(f"configuration field {name!r} is {value}; it must lie from {smallest} to {largest}")
+        self.check_limits(LIMITS)
         for name, divisor in (("num_heads", self.num_heads), ("pos_conv_groups", self.pos_conv_groups)):
             if divisor < 1 or self.width % divisor:
                 raise ConfigError(f"width {self.width} cannot be divided by {name} {divisor}")

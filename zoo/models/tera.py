@@ -68,9 +68,7 @@ class TeraConfig(SpectralConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, (low, high) in LIMITS.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must lie from {low} to {high}")
+        self.check_limits(LIMITS)
         if self.width % self.num_heads:
             raise ConfigError(f"width {self.width} cannot be divided by num_heads {self.num_heads}")
 

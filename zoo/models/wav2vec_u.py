@@ -15,7 +15,6 @@ Shapes: B batch, T frames, D width of the features, V symbols.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from zoo.errors import CheckpointError, ConfigError, InputError
 from zoo.layers.lengths import Valid
+from zoo.models._batch import integers
 from zoo.models._family import Config, EncoderOutput, Family, Model, Preset
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # what every dictionary of fairseq begins with
@@ -109,10 +109,7 @@ class WavVecUConfig(Config):
 
     def __post_init__(self) -> None:
         """Refuse what no model can be built from."""
-        for name, (smallest, largest) in LIMITS.items():
-            value = getattr(self, name)
-            if not smallest <= value <= largest:
-                raise ConfigError(f"configuration field {name!r} is {value}; it must lie from {smallest} to {largest}")
+        self.check_limits(LIMITS)
         if not 0 < self.subsample_rate <= 1:
             raise ConfigError(f"subsample_rate is {self.subsample_rate}; it must lie above 0 and up to 1")
         if self.auxiliary_dim and not self.generator_residual:
@@ -558,7 +555,7 @@ class WavVecU(Model):
         if not features.is_floating_point():
             raise InputError(f"features must be floating point; found {features.dtype}")
         batch, size, _ = features.shape
-        counts = (size,) * batch if lengths is None else _integers(lengths)
+        counts = (size,) * batch if lengths is None else integers(lengths, "utterance")
         if len(counts) != batch:
             raise InputError(f"lengths must have one entry per utterance; found {len(counts)} for {batch} of them")
         for i, n in enumerate(counts):
@@ -584,16 +581,6 @@ class WavVecU(Model):
 def _beyond(lengths: Tensor, size: int) -> Tensor:
     """(B, size) mask, True from each length on."""
     return torch.arange(size, device=lengths.device) >= lengths[:, None]
-
-
-def _integers(lengths: Tensor | Sequence[int]) -> tuple[int, ...]:
-    """Lengths as plain integers."""
-    if isinstance(lengths, Tensor) and (lengths.dim() != 1 or lengths.is_floating_point() or lengths.is_complex()):
-        raise InputError(f"lengths must be a 1-D tensor of integers; found {lengths.dtype}, {tuple(lengths.shape)}")
-    try:
-        return tuple(operator.index(n) for n in lengths)
-    except (TypeError, ValueError):
-        raise InputError(f"lengths must be integers, one per utterance; found {lengths!r}") from None
 
 
 def _with_symbols(config: WavVecUConfig, symbols: Sequence[str] | None) -> WavVecUConfig:
