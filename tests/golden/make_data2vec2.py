@@ -17,12 +17,14 @@ import argparse
 import contextlib
 import datetime
 import functools
+import importlib
 import io
 import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +64,8 @@ from recording import (
     write,
 )
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-# One that makes a head's scale negative in the lively case, which fairseq clamps, with little noise (see make_data2vec).
+# It makes one head's scale negative in the lively case, which fairseq clamps, and has little noise (see make_data2vec).
 SEED = 109
 TASK = {"_name": "audio_pretraining", "data": "data", "normalize": True}
 AUDIO = {
@@ -95,28 +96,32 @@ MODEL = {
 DECODER = {"decoder_dim": 16, "decoder_groups": 8, "decoder_kernel": 3, "decoder_layers": 1}
 
 
-def load_classes() -> Any:
-    """fairseq's own module, registered as training code registers it, with mutable defaults as factories."""
-    declared = torch.library.Library("torchvision", "DEF")
+TORCHVISION = torch.library.Library("torchvision", "DEF")
+
+
+def load_classes() -> None:
+    """Registers fairseq's own class as training code does, with mutable defaults as factories."""
     for name in ("nms", "qnms"):
-        declared.define(f"{name}(Tensor x) -> Tensor")
+        TORCHVISION.define(f"{name}(Tensor x) -> Tensor")
     folder = Path(tempfile.mkdtemp())
     package = folder / "examples" / "data2vec"
     shutil.copytree(Path(fairseq.__file__).parent / "examples" / "data2vec", package)
     for name, defaults in (("models/data2vec2.py", 4), ("models/modalities/base.py", 1)):
         path = package / name
         text = path.read_text()
-        text, found = re.subn(r"^(    \w+: \S+) = (\w+Config)\(\)$", r"\1 = field(default_factory=\2)", text, flags=re.M)
+        text, found = re.subn(
+            r"^(    \w+: \S+) = (\w+Config)\(\)$", r"\1 = field(default_factory=\2)", text, flags=re.M
+        )
         assert found == defaults
         path.write_text(text.replace("import dataclass\n", "import dataclass, field\n"))
     sys.path.append(str(folder))
-    from examples.data2vec.models import data2vec2
-
+    importlib.import_module("examples.data2vec.models.data2vec2")
     shutil.rmtree(folder)
-    return data2vec2, declared
 
 
-def configure(model: dict[str, Any], audio: dict[str, Any], decoder: dict[str, Any], task: dict[str, Any]) -> DictConfig:
+def configure(
+    model: dict[str, Any], audio: dict[str, Any], decoder: dict[str, Any], task: dict[str, Any]
+) -> DictConfig:
     """fairseq's whole configuration, with the criterion of the recipe and the fields of the audio section set."""
     config = make_config(model, task)
     config.criterion = REGISTRIES["criterion"]["dataclass_registry"]["model"](_name="model")
@@ -210,7 +215,7 @@ def sharpness(model: nn.Module) -> list[float]:
     return seen
 
 
-def whole_double(model: nn.Module, module: Any) -> nn.Module:
+def whole_double(model: nn.Module) -> nn.Module:
     """The same model in float64, also in the softmax and the bias that fairseq computes in float32."""
 
     def attend(self: nn.Module, x: Tensor, padding_mask: Tensor | None = None, alibi_bias: Any = None) -> Tensor:
@@ -228,7 +233,7 @@ def whole_double(model: nn.Module, module: Any) -> nn.Module:
     return in_double(model)
 
 
-def make_golden(out: Path, module: Any) -> None:
+def make_golden(out: Path) -> None:
     """Writes `data2vec2_<scale>.json` and `.npz` for both scales."""
     out.mkdir(parents=True, exist_ok=True)
     config = configure({**MODEL, "skip_ema": True}, AUDIO, DECODER, TASK)
@@ -236,7 +241,7 @@ def make_golden(out: Path, module: Any) -> None:
         _, model = build(config, scale)
         check_wiring(model, scale == "lively")
         arrays, frames = compute(*runner(model), torch.float32, short=True)
-        exact, exact_frames = compute(*runner(whole_double(build(config, scale)[1], module)), torch.float64, short=True)
+        exact, exact_frames = compute(*runner(whole_double(build(config, scale)[1])), torch.float64, short=True)
         assert frames == exact_frames
         assert frames["padded"] == frames["single"]  # the length formula
         leak = max(
@@ -248,7 +253,7 @@ def make_golden(out: Path, module: Any) -> None:
             "case": f"data2vec2_{scale}",
             "family": "data2vec2",
             "dialect": "fairseq",
-            "reference": versions(),
+            "reference": {**versions(), "timm": version("timm")},
             "script": "tests/golden/make_data2vec2.py golden",
             "date": datetime.date.today().isoformat(),
             "notes": "mutable defaults as factories, nothing else patched; dropouts 0, eval mode. Gradients of a fused "
@@ -341,7 +346,7 @@ def make_checkpoints(out: Path) -> None:
     add(name, about, config, reload(out / name, model), 142, state=describe(model))
 
     document = {
-        "reference": versions(),
+        "reference": {**versions(), "timm": version("timm")},
         "script": "tests/golden/make_data2vec2.py checkpoints",
         "date": datetime.date.today().isoformat(),
         "utterance": UTTERANCE,
@@ -357,9 +362,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="output folder (default: its place in the repository)")
     arguments = parser.parse_args(argv)
     prepare()
-    module, _declared = load_classes()
+    load_classes()
     if arguments.what == "golden":
-        make_golden(arguments.out or HERE / "data", module)
+        make_golden(arguments.out or HERE / "data")
     else:
         make_checkpoints(arguments.out or HERE.parent / "data")
 

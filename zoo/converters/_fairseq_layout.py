@@ -59,7 +59,7 @@ POSITIONAL_ROWS = {
 
 ADAPTER = re.compile(r".*\.adapter_layer\.(W_a|W_b|b_a|b_b|ln_W|ln_b)")  # stacked over adapters
 SCALE = re.compile(r".*\.alibi_scale")  # (1, 1, H, 1, 1), in older files without the first axis
-FUSED = re.compile(r".*\.attn\.qkv\.(weight|bias)")  # rows of query, key and value, in that order
+FUSED = re.compile(r"(?!_ema\.).*\.attn\.qkv\.(weight|bias)")  # rows of query, key and value, in that order
 
 # Values under which the reference's forward pass is the one built here; an absent field has the first.
 REQUIRED: Mapping[str, tuple[Any, ...]] = {

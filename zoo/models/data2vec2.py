@@ -1,16 +1,18 @@
 """data2vec 2.0 audio: data2vec's front end and positional convolutions, and blocks that attend to near frames more.
 
 A bias that falls linearly with the distance of two frames (ALiBi) joins the attention scores of every block: each head
-has its slope, multiplied by a learned scale that all blocks share. The released code calls the first blocks of the large
-model its prenet; its fine-tuning counts them among the layers, and so does the zoo: hidden state 0 is what enters the
-first of them, behind the norm, and there is no norm after the last block.
+has its slope, multiplied by a learned scale that all blocks share. The released code calls the first blocks of the
+large model its prenet; its fine-tuning counts them among the layers, and so does the zoo: hidden state 0 is what enters
+the first of them, behind the encoder's norm, and no norm stands after the last block. Hidden states are outputs of
+blocks; the reference's own `layer_results` are those of feed-forward layers, of the blocks behind the prenet alone.
 
 Papers: https://arxiv.org/abs/2212.07525, ALiBi https://arxiv.org/abs/2108.12409. Upstream: fairseq
 `examples/data2vec/models/data2vec2.py`, `modalities/{base,audio,modules}.py` (3d262bb2, MIT).
 
-In training mode `dropout` is fairseq's `encoder_dropout`, `post_mlp_drop` and `prenet_dropout`, which no recipe sets apart;
-`drop_path`, which none of speech uses, is left out. Masked frames show the mask embedding, which the files lack: it is
-made up as zeros, which is what fairseq shows. The decoder of pre-training is a head.
+In training mode `dropout` is fairseq's `encoder_dropout`, `post_mlp_drop` and `prenet_dropout`, and `layerdrop` is also
+its `prenet_layerdrop`: no recipe sets them apart. Stochastic depth, which no recipe of speech uses, is left out. Masked
+frames show the mask embedding, which the files lack: it is made up as zeros, and zeros are what fairseq shows. The
+decoder of pre-training is a head.
 """
 
 from __future__ import annotations
@@ -138,9 +140,7 @@ BASE = Data2vec2Config(
     input_dropout=0.0,
     layerdrop=0.05,
 )
-LARGE = replace(
-    BASE, num_layers=24, prenet_layers=8, width=1024, ffn_width=4096, num_heads=16, layerdrop=0.0
-)  # fmt: skip
+LARGE = replace(BASE, num_layers=24, prenet_layers=8, width=1024, ffn_width=4096, num_heads=16, layerdrop=0.0)
 
 PARAMETERS = {BASE: 93_163_532, LARGE: 313_275_408}
 _preset = partial(preset, parameters=PARAMETERS, paper="https://arxiv.org/abs/2212.07525")
@@ -153,7 +153,7 @@ PRESETS = tuple(
     )
     for name, more, file in (
         (f"{size}_{plain}", "", file),
-        (f"{size}_ft_960h", ", CTC on 960h", f"{file}_960h"),
+        (f"{size}_ft_960h", ", CTC on 960 h of LibriSpeech", f"{file}_960h"),
     )
 )
 
