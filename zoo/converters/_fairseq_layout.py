@@ -167,8 +167,8 @@ class Part:
         return math.prod(self.shape)
 
     def load(self) -> Tensor:
-        """Read it."""
-        return self.whole.load().reshape(-1, *self.shape)[self.index]
+        """Read it; a copy, as a view would keep the whole in memory."""
+        return self.whole.load().reshape(-1, *self.shape)[self.index].clone()
 
 
 def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, Lazy]:
