@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo._tensors import Lazy
 from zoo.converters._fields import parse_conv_layers
 from zoo.converters._rows import Row
-from zoo.converters._source import Lazy
-from zoo.converters._unpickle import LazyTensor
 from zoo.errors import CheckpointError
 from zoo.models._family import Config, Family
 from zoo.models._speech_encoder import SpeechEncoderConfig
@@ -143,7 +142,7 @@ def rows(config: Config, family: Family, dialect: str) -> tuple[Row, ...]:
 class FirstOf:
     """The one adapter of a stack (1, ...) of them, not yet read."""
 
-    stack: LazyTensor
+    stack: Lazy
 
     @property
     def dtype(self) -> torch.dtype:
@@ -175,7 +174,7 @@ def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, Lazy]:
     for key, value in items:
         inside = value.items() if isinstance(value, Mapping) else ()
         for name, tensor in [(f"{key}.{k}", v) for k, v in inside] or [(key, value)]:
-            if not isinstance(name, str) or not isinstance(tensor, LazyTensor):
+            if not isinstance(name, str) or not isinstance(tensor, Lazy):
                 raise CheckpointError(f"the model's state dict holds something else than a tensor under {name!r}")
             found[name] = FirstOf(tensor) if ADAPTER.fullmatch(name) and tensor.shape[:1] == (1,) else tensor
     return found

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from zoo._tensors import Lazy
 from zoo.converters._dialect import Dialect, Reading
 from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Source
-from zoo.converters._unpickle import LazyTensor
 from zoo.errors import CheckpointError
 from zoo.models.tera import TeraConfig
 
@@ -184,11 +184,11 @@ def _number(value: Any, name: str) -> Any:
         raise CheckpointError(f"transformer.{name} is {value!r}; expected a number") from None
 
 
-def _tensors(state: Mapping[Any, Any]) -> dict[str, LazyTensor]:
+def _tensors(state: Mapping[Any, Any]) -> dict[str, Lazy]:
     """The tensors of a state dict; very old names of a norm's parameters become today's, as s3prl's loader does it."""
     found = {}
     for key, tensor in state.items():
-        if not isinstance(key, str) or not isinstance(tensor, LazyTensor):
+        if not isinstance(key, str) or not isinstance(tensor, Lazy):
             raise CheckpointError(f"a state dict holds something else than a tensor under {key!r}")
         name = key.replace("gamma", "weight").replace("beta", "bias")
         if name in found:
