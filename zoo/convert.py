@@ -77,7 +77,7 @@ def _run(args: argparse.Namespace) -> int:
         if args.inspect:
             _show(_inspection(conversion), args.json)
             return 0
-        if args.to == conversion.dialect:
+        if args.to == conversion.dialect == "zoo":
             raise InputError(f"{args.source} is a native file already; give it to zoo.load as it is")
         checkpoint = conversion.checkpoint()
         exported = None if args.to == "zoo" else _export(checkpoint, args)

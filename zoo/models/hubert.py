@@ -102,5 +102,6 @@ FAMILY = Family(
     presets=PRESETS,
     names={"fairseq": ("hubert", "hubert_ctc", "hubert_pretraining"), "huggingface": ("hubert",)},
     fixed={"fairseq": {"padding_rule": "reshape"}},
+    says={"fairseq": lambda config: {"_name": "hubert", "label_rate": 50.0}},
     rows={"fairseq": (("label_embs_concat", "heads.label_embs_concat"),)},
 )
