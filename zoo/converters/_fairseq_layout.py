@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo._registry import families
-from zoo._tensors import Lazy, Made, cast, zeros
+from zoo._tensors import Lazy, Made, zeros
 from zoo.converters._dialect import Checkpoint
 from zoo.converters._fields import SPECIALS, Block, parse_conv_layers, resolve
 from zoo.converters._rows import Row, invert
@@ -306,7 +306,7 @@ def _head_fields(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     if name == "hubert":
         labels = shape("heads.label_embs_concat")
         final = labels[1] if labels else projection[0] if projection else width
-        return fields | {"final_dim": final, "untie_final_proj": bool(projection) and projection[0] != final}
+        return fields | {"final_dim": final, "untie_final_proj": projection is not None and projection[0] != final}
     query, book = shape("heads.project_q.weight"), shape("heads.quantizer.vars")
     final = (projection or query or (width,))[0]
     fields |= {"final_dim": final, "quantize_targets": book is not None}

@@ -2,9 +2,9 @@
 
 The configuration is an argparse Namespace, an omegaconf DictConfig, or a plain dict with or without references.
 Pre-trained models and CTC models fine-tuned from them. What is written has no class in its pickle, but is a plain
-dictionary; dictionaries of symbols are lists, which is enough for fairseq to build a model. Facts from fairseq `checkpoint_utils.py`, `wav2vec2.py`,
-`wav2vec2_asr.py`, `hubert.py`, `hubert_asr.py`, `examples/data2vec` and `examples/wav2vec/unsupervised` (3d262bb2,
-MIT) and their history.
+dictionary; dictionaries of symbols are lists, which is enough for fairseq to build a model. Facts from fairseq
+`checkpoint_utils.py`, `wav2vec2.py`, `wav2vec2_asr.py`, `wav2vec2_classification.py`, `hubert.py`, `hubert_asr.py`,
+`examples/data2vec` and `examples/wav2vec/unsupervised` (3d262bb2, MIT) and their history.
 """
 
 from __future__ import annotations
