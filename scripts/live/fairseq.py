@@ -1,7 +1,8 @@
-"""fairseq: its own loader, strict, which is given nothing but the file, and dictionaries that the file does not have.
+"""fairseq: its own loader, strict, which is given the file, and dictionaries where the file does not have them.
 
-Two things are helped, as tests/golden/make_fairseq.py and make_wav2vec_u.py do it: a dataclass of fairseq 0.12.3 lacks a
-field that its own HuBERT recogniser reads, and Python 3.11 refuses a mutable default of wav2vec-U.
+What fairseq 0.12.3 cannot do by itself is helped as the makers in tests/golden do it: a dataclass lacks a field that its
+own HuBERT recogniser reads; its Conformer is called with arguments that it does not take; Python 3.11 refuses a mutable
+default of wav2vec-U, and the module of wav2vec-U's task a decoder that is not built here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import fairseq.examples.data2vec.models.data2vec_audio  # noqa: F401 (registers 
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
+from fairseq.dataclass import FairseqDataclass
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models.hubert.hubert_asr import HubertCtcConfig
 from fairseq.tasks import FairseqTask, register_task
@@ -24,13 +26,15 @@ from torch.nn import functional as F
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "golden"))
 
-import make_fairseq  # noqa: E402 (the hooks that recorded the golden data)
-import make_mms  # noqa: E402
-import make_wav2vec_u  # noqa: E402
+import make_conformer
+import make_fairseq  # whose hooks recorded the golden data
+import make_mms
+import make_wav2vec_u
 
 TARGET = "fairseq"
-OUTPUTS = "w2v_encoder.proj.weight"
-CLASSES = "pooling_layer.projection.weight"
+LETTERS, CLASSES, PHONES = OUTPUTS = (
+    "w2v_encoder.proj.weight", "pooling_layer.projection.weight", "generator.proj.1.weight"
+)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -38,12 +42,23 @@ class _HubertCtcConfig(HubertCtcConfig):
     autoregressive: bool = False
 
 
+@dataclasses.dataclass
+class _UnpairedConfig(FairseqDataclass):
+    data: str = ""
+    text_data: str = ""
+    labels: str = ""
+
+
 class _Unpaired(FairseqTask):
-    """Stands for wav2vec-U's task, whose imports need a decoder that is not built here."""
+    """wav2vec-U's task, as far as a model is built with it."""
 
     @property
     def target_dictionary(self) -> Dictionary:
-        return self.state.target_dictionary
+        return Dictionary.load(f"{self.cfg.text_data}/dict.txt")
+
+    @classmethod
+    def setup_task(cls, cfg: _UnpairedConfig, **kwargs: Any) -> FairseqTask:
+        return cls(cfg)
 
 
 class Loaded:
@@ -94,21 +109,22 @@ def prepare() -> None:
     logging.disable(logging.WARNING)
     MODEL_DATACLASS_REGISTRY["hubert_ctc"] = _HubertCtcConfig
     if "wav2vec_u" not in MODEL_DATACLASS_REGISTRY:
+        make_conformer.tolerate()
         make_wav2vec_u.load_module()
-        register_task("unpaired_audio_text")(_Unpaired)
+        register_task("unpaired_audio_text", dataclass=_UnpairedConfig)(_Unpaired)
 
 
 def load(path: Path, work: Path) -> Loaded | Generator:
     prepare()
     content = torch.load(path, weights_only=True)  # as plain as it is said to be
+    key = next((key for key in OUTPUTS if key in content["model"]), None)
     overrides: dict[str, Any] = {}
-    key = next((key for key in (OUTPUTS, CLASSES) if key in content["model"]), None)
-    if key and "target_dictionary" not in content["task_state"]:
-        # Neither of the two kinds of file has one: fairseq looks for it beside the data.
-        rows = len(content["model"][key]) - (4 if key == OUTPUTS else 0)
-        name = content["cfg"]["task"]["labels"]
-        (work / f"dict.{name}.txt").write_text("".join(f"symbol{n} 1\n" for n in range(rows)))
-        overrides["data"] = str(work)
+    if key and (key == PHONES or "target_dictionary" not in content["task_state"]):
+        # As in fairseq's own file, which leaves the dictionary beside the data; classes have no specials.
+        rows = len(content["model"][key]) - (0 if key == CLASSES else 4)
+        name = "dict.txt" if key == PHONES else f"dict.{content['cfg']['task']['labels']}.txt"
+        (work / name).write_text("".join(f"symbol{n} 1\n" for n in range(rows)))
+        overrides = {"data": str(work), "text_data": str(work)}
     try:
         (model,), cfg, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)], overrides)
     except Exception as error:  # whatever it is, it is fairseq's complaint
@@ -119,5 +135,5 @@ def load(path: Path, work: Path) -> Loaded | Generator:
     assert stored.keys() - teacher == content["model"].keys() - teacher
     if hasattr(model, "generator"):
         return Generator(model)
-    made = LoadedCTC if OUTPUTS in content["model"] else Loaded
+    made = LoadedCTC if LETTERS in content["model"] else Loaded
     return made(model, bool(cfg.task.normalize))

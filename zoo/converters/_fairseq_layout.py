@@ -119,7 +119,16 @@ def encoder_fields(get: Get, required: Mapping[str, tuple[Any, ...]] | None = No
 
 
 def said_fields(config: SpeechEncoderConfig, lacks: Collection[str] = ()) -> dict[str, Any]:
-    """The inverse of `encoder_fields`, without the fields that the class to be written for lacks."""
+    """The inverse of `encoder_fields`, without the fields that the class to be written for lacks.
+
+    Raises:
+        CheckpointError: for a projection that fairseq's classes leave out.
+    """
+    if config.conv_layers[-1][0] == config.width:
+        raise CheckpointError(
+            f"fairseq and what grew from it have no projection from {config.width} convolution channels to a width of "
+            f"{config.width}; such a model cannot be written for them"
+        )
     modes = {ours: theirs for theirs, ours in EXTRACTOR_NORMS.items()}
     fields: dict[str, Any] = {
         "extractor_mode": modes[config.extractor_norm],

@@ -108,7 +108,7 @@ def write(checkpoint: Checkpoint) -> Export:
     """A model as fairseq's own loader takes it: pre-trained, or fine-tuned if it has a head of that kind."""
     config: Any = checkpoint.config
     family = families()[config.family]
-    outer, inner = _before(checkpoint)
+    outer, inner = sections_before(checkpoint)
     fields = layout.model_fields(checkpoint, inner["model"])
     kind, heads = layout.kind(fields), checkpoint.heads()
     tuned = next((head for head in ("pooling_layer", "ctc_proj") if head in heads), None)
@@ -162,7 +162,7 @@ def _tuned(
     return {**layout.kept_fields(before), **said}
 
 
-def _before(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def sections_before(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Sections of the file that a model came from, if it was fairseq's or like it: of the whole, of its encoder."""
     outer = _sections(checkpoint.source_config("fairseq", "s3prl_converted") or {"model": {}})
     arguments = outer["model"].get("w2v_args")
