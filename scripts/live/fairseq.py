@@ -1,8 +1,8 @@
 """fairseq: its own loader, strict, which is given the file, and dictionaries where the file does not have them.
 
-What fairseq 0.12.3 cannot do by itself is helped as the makers in tests/golden do it: a dataclass lacks a field that its
-own HuBERT recogniser reads; its Conformer is called with arguments that it does not take; Python 3.11 refuses a mutable
-default of wav2vec-U, and the module of wav2vec-U's task a decoder that is not built here.
+What fairseq 0.12.3 cannot do by itself is helped as the makers in tests/golden do it: a dataclass lacks a field that
+its own HuBERT recogniser reads; its Conformer is called with arguments that it does not take; Python 3.11 refuses a
+mutable default of wav2vec-U. wav2vec-U's task is a stand-in, as its module needs a decoder that is not built here.
 """
 
 from __future__ import annotations

@@ -376,7 +376,7 @@ def make_up(written: Written, checkpoint: Checkpoint) -> None:
     for key, shape in wanted.items():
         if key not in written.tensors:
             written.tensors[key] = zeros(*shape)
-            written.made_up[key] = "zeros: a head of pre-training that the loader insists on"
+            written.made_up[key] = "zeros, a head of pre-training that the loader insists on"
 
 
 def dictionaries(checkpoint: Checkpoint, made_up: dict[str, str]) -> list[list[str] | None]:
@@ -387,5 +387,5 @@ def dictionaries(checkpoint: Checkpoint, made_up: dict[str, str]) -> list[list[s
     known: Any = checkpoint.provenance.get("dictionaries") or []
     if sum(len(symbols) for symbols in known) == shape[0]:
         return list(known)
-    made_up["dictionaries"] = "numbers: the checkpoint does not say what its label embeddings stand for"
+    made_up["dictionaries"] = "numbers, as nothing says what the label embeddings stand for"
     return [[*SPECIALS, *(str(n) for n in range(shape[0]))][: shape[0]]]

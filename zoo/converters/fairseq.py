@@ -136,7 +136,7 @@ def write(checkpoint: Checkpoint) -> Export:
             teacher = {k.removeprefix("encoder."): t for k, t in tensors.items() if k.startswith("encoder.")}
             tensors["_ema"] = {key: cast(tensor, torch.float32) for key, tensor in teacher.items()}
             written.made_up.update(
-                {f"_ema.{key}": "the encoder itself: the loader insists on a teacher" for key in teacher}
+                {f"_ema.{key}": "the encoder itself, as the loader insists on a teacher" for key in teacher}
             )
     cfg = {"_name": None, **SECTIONS, "model": model, "task": task}
     return Export(

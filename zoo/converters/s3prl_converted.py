@@ -1,8 +1,8 @@
 """fairseq's models as s3prl converts them: `{"task_cfg": {...}, "model_cfg": {...}, "model_weight": state dict}`.
 
-HuBERT's have `dictionaries_symbols` beside them. Sections and keys are fairseq's, and s3prl loads them strictly, with the
-heads of pre-training; of data2vec it takes an encoder without its head, and deletes `_ema`, which has to be there. Facts
-from s3prl 0.4.18 `upstream/{wav2vec2,hubert,data2vec}` (Apache-2.0).
+HuBERT's have `dictionaries_symbols` beside them. Sections and keys are fairseq's, and s3prl loads them strictly, with
+the heads of pre-training; of data2vec it takes the encoder alone, and deletes `_ema`, which has to be there. Facts from
+s3prl 0.4.18 `upstream/{wav2vec2,hubert,data2vec}` (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from zoo.converters import _fairseq_layout as layout
 from zoo.converters import fairseq
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
 from zoo.converters._source import Source, Unwritten
+from zoo.errors import CheckpointError
 from zoo.models._family import Config
 
 # Classes that s3prl has copies of, which know neither of these fields; a Conformer says its layer_type itself.
@@ -32,11 +33,14 @@ def read(source: Source) -> Reading:
     """Read a file that s3prl converted.
 
     Raises:
-        CheckpointError: when its configuration is contradictory, or of a model that is not supported.
+        CheckpointError: when its configuration is incomplete, contradictory, or of a model that is not supported.
     """
     root = source.root
-    task = root.get("task_cfg")
-    sections = {"model": root["model_cfg"], "task": task if isinstance(task, Mapping) else {}}
+    if not isinstance(root.get("task_cfg"), Mapping):
+        raise CheckpointError(
+            "it has no task_cfg, which says whether waveforms are normalised; give the file that s3prl converted"
+        )
+    sections = {"model": root["model_cfg"], "task": root["task_cfg"]}
     state = {"dictionaries": root.get("dictionaries_symbols")}
     return fairseq.read(Unwritten({"cfg": sections, "model": root["model_weight"], "task_state": state}))
 
