@@ -122,7 +122,9 @@ def load(path: Path, work: Path) -> Loaded | Generator:
     if key and (key == PHONES or "target_dictionary" not in content["task_state"]):
         # As in fairseq's own file, which leaves the dictionary beside the data; classes have no specials.
         rows = len(content["model"][key]) - (0 if key == CLASSES else 4)
-        name = "dict.txt" if key == PHONES else f"dict.{content['cfg']['task']['labels']}.txt"
+        labels = content["cfg"]["task"]["labels"]  # HuBERT's are a list
+        labels = labels if isinstance(labels, str) else labels[0]
+        name = "dict.txt" if key == PHONES else f"dict.{labels}.txt"
         (work / name).write_text("".join(f"symbol{n} 1\n" for n in range(rows)))
         overrides = {"data": str(work), "text_data": str(work)}
     try:

@@ -135,9 +135,7 @@ def write(checkpoint: Checkpoint) -> Export:
         if fields["_name"] == "data2vec_audio":
             teacher = {k.removeprefix("encoder."): t for k, t in tensors.items() if k.startswith("encoder.")}
             tensors["_ema"] = {key: cast(tensor, torch.float32) for key, tensor in teacher.items()}
-            written.made_up.update(
-                {f"_ema.{key}": "the encoder itself, as the loader insists on a teacher" for key in teacher}
-            )
+            written.made_up["_ema"] = "the encoder itself, as the loader insists on a teacher"
     cfg = {"_name": None, **SECTIONS, "model": model, "task": task}
     return Export(
         root={"args": None, "cfg": cfg, "model": tensors, **TRAINER, "task_state": state},
