@@ -24,6 +24,7 @@ import zoo
 import zoo.__main__
 import zoo.convert
 from zoo import _native
+from zoo.converters._unpickle import LazyTensor
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "examples" / "hubert_tiny.pt"
@@ -219,7 +220,10 @@ def test_inspect(run: Run, tmp_path: Path) -> None:
 
 
 def test_inspect_reads_no_tensor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.converters._unpickle.LazyTensor.load", None)
+    def load(self: object) -> None:
+        raise RuntimeError("a tensor was read")
+
+    monkeypatch.setattr("zoo.converters._unpickle.LazyTensor.load", load)
     assert run("zoo.convert", "--inspect", CHECKPOINT)[0] == 0
     assert run("zoo.convert", "--dry-run", CHECKPOINT)[0] == 0
 
@@ -451,19 +455,19 @@ def test_a_conversion_that_is_interrupted(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, existing: bool
 ) -> None:
     loads = 0
-    load = zoo.converters.Conversion.load
+    load = LazyTensor.load
 
-    def failing(self: Any, name: str) -> torch.Tensor:
+    def failing(self: LazyTensor) -> torch.Tensor:
         nonlocal loads
         loads += 1
         if loads == 30:
             raise error
-        return load(self, name)
+        return load(self)
 
     if existing:
         (tmp_path / "hubert_tiny.safetensors").write_text("precious")
     before = files(tmp_path)
-    monkeypatch.setattr(zoo.converters.Conversion, "load", failing)
+    monkeypatch.setattr(LazyTensor, "load", failing)
     if isinstance(error, OSError):
         status, out, err = run("zoo.convert", CHECKPOINT, "--force")
         assert (status, out) == (1, "")
@@ -505,13 +509,14 @@ def test_an_extraction_that_is_interrupted(
 
 def test_a_killed_process_leaves_no_half_file(tmp_path: Path) -> None:
     script = f"""
-import os, signal, zoo.convert, zoo.converters
-load, count = zoo.converters.Conversion.load, iter(range(100))
-def dying(self, name):
+import os, signal, zoo.convert
+from zoo.converters._unpickle import LazyTensor
+load, count = LazyTensor.load, iter(range(100))
+def dying(self):
     if next(count) == 30:
         os.kill(os.getpid(), signal.SIGKILL)
-    return load(self, name)
-zoo.converters.Conversion.load = dying
+    return load(self)
+LazyTensor.load = dying
 zoo.convert.main([{str(CHECKPOINT)!r}, "-o", "out.safetensors"])
 """
     done = subprocess.run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo import _native
 from zoo._registry import families, find
+from zoo._tensors import Lazy, Made
 from zoo.errors import CheckpointError, ConfigError, InputError
 from zoo.models._family import Config, Heads, Model
 
@@ -74,8 +75,8 @@ def load(
         from zoo.converters import open_conversion  # here, because `import zoo` is to be quick
 
         with open_conversion(path) as conversion:
-            names = conversion.sizes()
-            model = _fill(conversion.reading.config, names, heads, conversion.load, conversion.provenance())
+            found = conversion.checkpoint()
+            model = _fill(found.config, found.tensors, heads, found.provenance)
     model.padding = padding
     return model.to(device=device, dtype=dtype)
 
@@ -105,43 +106,33 @@ def _without_weights(name: str) -> Model:
 
 
 def _load_native(path: Path, heads: bool) -> Model:
-    from zoo.converters._rows import Row, assign
+    from zoo.converters import match
+    from zoo.converters.native import read
 
     file = _native.NativeFile(path)
     try:
-        name = file.config.get("family")
-        if not isinstance(name, str) or name not in families():
-            raise ConfigError(f"it is of family {name!r}; known are {', '.join(sorted(families()))}")
-        config = families()[name].config.from_dict(file.config)
-        shapes = {name: file.shape(name) for name in file.names}
-        assign([Row("{rest}", "{rest}")], [], shapes, families()[name].shapes(config))
+        reading = read(file)
+        match(reading, optional=False)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from None
-    return _fill(config, file.names, heads, file.load, file.provenance)
+    return _fill(reading.config, reading.tensors, heads, reading.provenance or {})
 
 
-def _fill(
-    config: Config,
-    names: Iterable[str],
-    heads: bool,
-    read: Callable[[str], Tensor],
-    provenance: Mapping[str, Any],
-) -> Model:
-    """A model whose parameters are the tensors read, floating point in fp32."""
+def _fill(config: Config, tensors: Mapping[str, Lazy], heads: bool, provenance: Mapping[str, Any]) -> Model:
+    """A model whose parameters are the tensors, floating point in fp32."""
 
-    def tensor(name: str) -> Tensor:
-        value = read(name)
+    def read(name: str) -> Tensor:
+        value = tensors[name].load()
         if not (value.is_floating_point() or name.startswith(HEADS) or name.endswith(".num_batches_tracked")):
             raise CheckpointError(f"{name} holds {value.dtype} instead of floating point; convert the original again")
         return value.float() if value.is_floating_point() else value
 
     with torch.device("meta"):
         model = families()[config.family].model(config)
-    own = [name for name in names if not name.startswith(HEADS)]
-    model.load_state_dict({name: tensor(name) for name in own}, assign=True)
-    beside = [name for name in names if name.startswith(HEADS)]
+    model.load_state_dict({name: read(name) for name in tensors if not name.startswith(HEADS)}, assign=True)
+    beside = [name for name in tensors if name.startswith(HEADS)]
     if heads and beside:
-        model.heads = Heads({name.removeprefix(HEADS): tensor(name) for name in beside})
+        model.heads = Heads({name.removeprefix(HEADS): read(name) for name in beside})
     model.provenance = dict(provenance)
     return model.eval()
 
@@ -160,5 +151,5 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     if not target.parent.is_dir():
         raise InputError(f"{target} cannot be written: the folder {target.parent} does not exist")
     state = model.state_dict()
-    tensors = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
-    _native.write(target, tensors, state.__getitem__, model.config.to_dict(), model.provenance)
+    tensors = {name: Made(tensor.dtype, tuple(tensor.shape), tensor.detach) for name, tensor in state.items()}
+    _native.write(target, tensors, model.config.to_dict(), model.provenance)

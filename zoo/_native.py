@@ -9,30 +9,19 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
+from zoo._tensors import DTYPES, Lazy, Made, raw
 from zoo.errors import CheckpointError, InputError
 
 FORMAT = "1"
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @contextmanager
@@ -58,19 +47,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def write(
-    path: Path,
-    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
-    load: Callable[[str], Tensor],
-    config: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-) -> None:
+def write(path: Path, tensors: Mapping[str, Lazy], config: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
     """Write a native file, one tensor in memory at a time.
 
     Args:
         path: replaced when the file is complete.
-        tensors: name -> (dtype, shape).
-        load: gives the tensor of a name.
+        tensors: by name.
         config: JSON data, with its family.
         provenance: JSON data.
     """
@@ -79,31 +61,42 @@ def write(
         "zoo.format": FORMAT,
         "zoo.provenance": json.dumps(provenance, sort_keys=True),
     }
-    header: dict[str, Any] = {"__metadata__": metadata}
-    names = sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name))  # widest first keeps all aligned
+    with replacing(path) as file:
+        write_safetensors(file, tensors, metadata)
+
+
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], metadata: Mapping[str, str]) -> None:
+    """Write tensors in the safetensors format, one in memory at a time; the same input gives the same bytes."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # widest first keeps all aligned
     end = 0
     for name in names:
-        dtype, shape = tensors[name]
-        start, end = end, end + dtype.itemsize * torch.Size(shape).numel()
-        header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        tensor = tensors[name]
+        start, end = end, end + tensor.dtype.itemsize * tensor.numel
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with replacing(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            tensor = load(name).detach().to("cpu", tensors[name][0]).contiguous()
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        file.write(raw(tensors[name]))
 
 
 class NativeFile:
-    """An open native file: its configuration, provenance and tensors."""
+    """An open native file.
+
+    Attributes:
+        root: its `config`, `provenance` and `tensors`, the last not yet read.
+    """
+
+    container = "safetensors"
+    globals: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         """Open `path`; raises CheckpointError when it is no native file."""
         try:
-            self._file = safe_open(path, framework="pt")
-            self.names: list[str] = list(self._file.keys())
-            metadata = self._file.metadata() or {}
+            file = safe_open(path, framework="pt")
+            tensors = lazy_tensors(file, path)
+            metadata = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path} is a damaged safetensors file ({error}); fetch or convert it again"
@@ -114,8 +107,15 @@ class NativeFile:
                 f"{path} is a safetensors file with {found}; give one that zoo.convert or zoo.save wrote in format "
                 f"{FORMAT!r}, or the original checkpoint"
             )
-        self.config = self._json(path, metadata, "zoo.config")
-        self.provenance = self._json(path, metadata, "zoo.provenance")
+        self.path = path
+        self.root = {
+            "config": self._json(path, metadata, "zoo.config"),
+            "provenance": self._json(path, metadata, "zoo.provenance"),
+            "tensors": tensors,
+        }
+
+    def close(self) -> None:
+        """The file is mapped into memory as long as its tensors are."""
 
     @staticmethod
     def _json(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
@@ -129,14 +129,20 @@ class NativeFile:
             )
         return value
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, read from the header."""
-        return tuple(self._file.get_slice(name).get_shape())
 
-    def load(self, name: str) -> Tensor:
-        """One tensor, as stored."""
-        tensor: Tensor = self._file.get_tensor(name)
-        return tensor
+def lazy_tensors(file: Any, path: Path) -> dict[str, Lazy]:
+    """The tensors of an open safetensors file, by name.
+
+    Raises:
+        CheckpointError: for a dtype that no model has.
+    """
+    found: dict[str, Lazy] = {}
+    for name in file.keys():  # noqa: SIM118 (it is no dict)
+        part = file.get_slice(name)
+        if part.get_dtype() not in DTYPES:
+            raise CheckpointError(f"{path} holds {name} as {part.get_dtype()}, which no model of the zoo has")
+        found[name] = Made(DTYPES[part.get_dtype()], tuple(part.get_shape()), partial(file.get_tensor, name))
+    return found
 
 
 def is_safetensors(path: Path) -> bool:

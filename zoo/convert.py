@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,20 @@ import torch
 
 from zoo import _cli, _native
 from zoo._cli import printable
-from zoo.converters import Conversion, open_conversion
+from zoo.converters import Conversion, export, open_conversion
+from zoo.converters._dialect import Checkpoint, Export
 from zoo.converters._fields import read_dictionary
-from zoo.errors import ConfigError, InputError
+from zoo.converters._sink import write_folder, write_torch_file
+from zoo.errors import CheckpointError, ConfigError, InputError
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES: dict[str | None, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SUFFIXES = {  # of what is written, by what `--to` calls it
+    "zoo": ".safetensors",
+    "hf": ".hf",
+    "torchaudio": ".torchaudio.pt",
+    "fairseq": ".fairseq.pt",
+    "s3prl": ".s3prl.pt",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,14 +38,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m zoo.convert",
-        description="Convert a checkpoint of another toolkit to a native file, without running anything it contains.",
+        description="Convert a checkpoint of any toolkit to that of any other, without running anything it contains.",
     )
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="checkpoint file or Hugging Face folder")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="OUT", help="default: SOURCE's stem + .safetensors in the current folder"
+        "source", type=Path, metavar="SOURCE", help="checkpoint file, native file or Hugging Face folder"
     )
-    parser.add_argument("--to", choices=("zoo",), default="zoo", help="dialect to write")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of floating-point tensors in OUT")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="default: in the current folder, SOURCE's stem + "
+        + ", ".join(f"{suffix} ({target})" for target, suffix in SUFFIXES.items()),
+    )
+    parser.add_argument(
+        "--to", choices=[*SUFFIXES], default="zoo", help="layout of OUT (default: zoo, the native file)"
+    )
+    parser.add_argument(
+        "--dtype", choices=[*DTYPES], help="of floating-point tensors in OUT; default: as they are stored"
+    )
     parser.add_argument(
         "--dictionary",
         type=Path,
@@ -52,25 +71,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.source.is_file() and _native.is_safetensors(args.source):
-        _native.NativeFile(args.source)
-        raise InputError(f"{args.source} is a native file already; give it to zoo.load as it is")
     with open_conversion(args.source) as conversion:
         if args.dictionary is not None:
             conversion = _with_dictionary(conversion, args.dictionary)
         if args.inspect:
             _show(_inspection(conversion), args.json)
-        elif args.dry_run:
-            _show_keys(conversion, args.json)
+            return 0
+        if args.to == conversion.dialect == "zoo":
+            raise InputError(f"{args.source} is a native file already; give it to zoo.load as it is")
+        checkpoint = conversion.checkpoint()
+        exported = None if args.to == "zoo" else _export(checkpoint, args)
+        if args.dry_run:
+            _show_keys(conversion, exported, args.json)
         else:
-            _show(_convert(conversion, args), args.json)
+            _show(_convert(conversion, exported, args), args.json)
     return 0
 
 
-def _convert(conversion: Conversion, args: argparse.Namespace) -> dict[str, Any]:
+def _export(checkpoint: Checkpoint, args: argparse.Namespace) -> Export:
+    """What another toolkit is to be given."""
+    try:
+        return export(checkpoint.cast(DTYPES.get(args.dtype)), args.to)
+    except CheckpointError as error:
+        raise CheckpointError(f"{args.source} cannot be written as {args.to}: {error}") from None
+
+
+def _convert(conversion: Conversion, exported: Export | None, args: argparse.Namespace) -> dict[str, Any]:
+    output = _output(args)
+    if exported is None:
+        write(conversion.checkpoint(), output, DTYPES.get(args.dtype))
+    elif args.to == "hf":
+        write_folder(output, exported.root)
+    else:
+        write_torch_file(output, exported.root)
+    dropped = dict(conversion.assignment.dropped) | (dict(exported.dropped) if exported else {})
+    made_up = sorted(conversion.assignment.made_up) + (sorted(exported.made_up) if exported else [])
+    return {"output": str(output), "to": args.to, **_summary(conversion), "made_up": made_up, "dropped": dropped}
+
+
+def _output(args: argparse.Namespace) -> Path:
+    """Where the result goes, if it may."""
     source: Path = args.source
-    output: Path = args.output or Path((source.name if source.is_dir() else source.stem) + ".safetensors")
-    if output.is_dir():
+    output: Path = args.output or Path((source.name if source.is_dir() else source.stem) + SUFFIXES[args.to])
+    if output.is_dir() and args.to != "hf":
         raise InputError(f"{output} is a folder; give the name of a file with -o")
     if output.exists() and output.samefile(source):
         raise InputError(f"{output} is the source itself; choose another name with -o")
@@ -78,28 +121,18 @@ def _convert(conversion: Conversion, args: argparse.Namespace) -> dict[str, Any]
         raise InputError(f"{output} exists already; choose another name with -o or replace it with --force")
     if not output.parent.is_dir():
         raise InputError(f"{output} cannot be written: the folder {output.parent} does not exist")
-    write(conversion, output, DTYPES[args.dtype])
-    return {
-        "output": str(output),
-        **_summary(conversion),
-        "dropped": conversion.assignment.dropped,
-    }
+    return output
 
 
-def write(conversion: Conversion, output: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a native file; floating-point tensors are stored as `dtype`, one at a time in memory."""
-    sizes = conversion.sizes()
-    full = dict.fromkeys(conversion.family.generated, torch.float32)
-    tensors = {
-        name: (full.get(name, dtype) if old.is_floating_point else old, shape) for name, (old, shape) in sizes.items()
-    }
-    config = conversion.reading.config.to_dict()
-    _native.write(output, tensors, conversion.load, config, conversion.provenance())
+def write(checkpoint: Checkpoint, output: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a native file; floating-point tensors are stored as `dtype`, or as they are."""
+    checkpoint = checkpoint.cast(dtype)
+    _native.write(output, checkpoint.tensors, checkpoint.config.to_dict(), checkpoint.provenance)
 
 
 def _with_dictionary(conversion: Conversion, path: Path) -> Conversion:
     """The conversion with the symbols of a fairseq dictionary in its configuration."""
-    config = conversion.reading.config
+    config = conversion.config
     if not hasattr(config, "vocabulary"):
         raise InputError(
             f"--dictionary was given, but {conversion.source.path} holds a {config.family} model without one"
@@ -112,14 +145,14 @@ def _with_dictionary(conversion: Conversion, path: Path) -> Conversion:
 
 
 def _summary(conversion: Conversion) -> dict[str, Any]:
-    sizes = conversion.sizes()
-    encoder = [math.prod(shape) for name, (_, shape) in sizes.items() if not name.startswith("heads.")]
+    tensors = conversion.checkpoint().tensors
+    encoder = [tensor.numel for name, tensor in tensors.items() if not name.startswith("heads.")]
     return {
         "dialect": conversion.dialect,
-        "family": conversion.reading.config.family,
-        "tensors": len(sizes),
+        "family": conversion.config.family,
+        "tensors": len(tensors),
         "parameters": sum(encoder),
-        "heads": sorted({name.split(".")[1] for name in sizes if name.startswith("heads.")}),
+        "heads": sorted({name.split(".")[1] for name in tensors if name.startswith("heads.")}),
         "made_up": sorted(conversion.assignment.made_up),
     }
 
@@ -131,7 +164,7 @@ def _inspection(conversion: Conversion) -> dict[str, Any]:
         "sha256": conversion.sha256(),
         "container": source.container,
         **_summary(conversion),
-        "config": conversion.reading.config.to_dict(),
+        "config": conversion.config.to_dict(),
         "classes": list(source.globals),
     }
 
@@ -149,19 +182,26 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
             print(printable(f"{key}: {', '.join(map(str, value)) or '-' if isinstance(value, list) else value}"))
 
 
-def _show_keys(conversion: Conversion, as_json: bool) -> None:
-    filled, dropped = conversion.assignment.filled, conversion.assignment.dropped
-    made_up = sorted(conversion.assignment.made_up)
+def _show_keys(conversion: Conversion, exported: Export | None, as_json: bool) -> None:
+    filled, dropped = conversion.assignment.filled, dict(conversion.assignment.dropped)
+    made_up = dict.fromkeys(sorted(conversion.assignment.made_up), "zeros, the source has none")
+    written: Mapping[str, str] = {}
+    if exported is not None:
+        written, dropped, made_up = exported.written, dropped | {**exported.dropped}, made_up | {**exported.made_up}
     if as_json:
-        pairs = [{"source": source, "target": target} for target, source in filled.items()]
-        print(json.dumps({"tensors": pairs, "dropped": dropped, "made_up": made_up}, indent=1))
+        tensors = [
+            {"source": key, "zoo": name, "target": written.get(name, None if exported else name)}
+            for name, key in filled.items()
+        ]
+        print(json.dumps({"tensors": tensors, "dropped": dropped, "made_up": made_up}, indent=1))
         return
-    for target, source in filled.items():
-        print(printable(f"{source} -> {target} {list(conversion.tensor(target).shape)}"))
-    for source, reason in dropped.items():
-        print(printable(f"{source} dropped: {reason}"))
-    for target in made_up:
-        print(f"{target} made up: zeros, the source has none")
+    for name, key in filled.items():
+        target = f" -> {written[name]}" if name in written else ""
+        print(printable(f"{key} -> {name}{target} {list(conversion.reading.tensors[key].shape)}"))
+    for key, reason in dropped.items():
+        print(printable(f"{key} dropped: {reason}"))
+    for name, reason in made_up.items():
+        print(printable(f"{name} made up: {reason}"))
 
 
 if __name__ == "__main__":

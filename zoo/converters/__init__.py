@@ -7,21 +7,21 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from zoo._registry import families
-from zoo.converters._dialect import Dialect, Reading
+from zoo._tensors import Made, zeros
+from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
 from zoo.converters._rows import Assignment, assign
-from zoo.converters._source import Folder, Lazy, Source, open_source
+from zoo.converters._source import Folder, Source, Unwritten, open_source
 from zoo.converters._unsupported import refuse_unsupported
 from zoo.errors import CheckpointError, ConfigError
-from zoo.models._family import Family
+from zoo.models._family import Config, Family
 
 # Parameters of training only that a file may lack; they become zeros, and the result says so. A family may name more
 # that follow from its configuration.
@@ -62,24 +62,20 @@ class Conversion:
     @property
     def family(self) -> Family:
         """Of the model."""
-        return families()[self.reading.config.family]
+        return families()[self.config.family]
 
-    def tensor(self, name: str) -> Lazy:
-        """What fills a target name, not yet read."""
-        return self.reading.tensors[self.assignment.filled[name]]
-
-    def load(self, name: str) -> Tensor:
-        """The tensor of a target name; floating point comes as fp32, whatever was stored."""
-        if name in self.assignment.made_up:
+    def checkpoint(self) -> Checkpoint:
+        """The model in the zoo's terms; floating point as it is stored."""
+        tensors = {name: self.reading.tensors[key] for name, key in self.assignment.filled.items()}
+        for name, shape in self.assignment.made_up.items():
             make = self.family.generated.get(name)
-            return torch.zeros(self.assignment.made_up[name]) if make is None else make(self.reading.config)
-        tensor = self.tensor(name).load()
-        return tensor.float() if tensor.is_floating_point() else tensor
+            tensors[name] = zeros(*shape) if make is None else Made(torch.float32, shape, partial(make, self.config))
+        return Checkpoint(config=self.config, tensors=tensors, provenance=self.provenance())
 
-    def sizes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Target name -> dtype as stored and shape, of everything that `load` gives."""
-        stored = {name: (self.tensor(name).dtype, self.tensor(name).shape) for name in self.assignment.filled}
-        return stored | {name: (torch.float32, shape) for name, shape in self.assignment.made_up.items()}
+    @property
+    def config(self) -> Config:
+        """Of the model."""
+        return self.reading.config
 
     def sha256(self) -> str:
         """Hash of the file, or of the files that hold a folder's weights."""
@@ -87,6 +83,8 @@ class Conversion:
 
     def provenance(self) -> dict[str, Any]:
         """Where the tensors come from, as JSON data that is the same for the same file."""
+        if self.reading.provenance is not None:
+            return dict(self.reading.provenance)
         dtypes = {
             str(t.dtype).removeprefix("torch.") for t in self.reading.tensors.values() if t.dtype.is_floating_point
         }
@@ -135,15 +133,65 @@ def open_conversion(path: Path) -> Conversion:
         else:
             raise CheckpointError(f"its layout is none that the zoo reads ({', '.join(dialects())}); {_top(source)}")
         reading = dialect.read(source)
-        shapes = {key: tensor.shape for key, tensor in reading.tensors.items()}
-        family = families()[reading.config.family]
-        expected = family.shapes(reading.config)
-        assignment = assign(reading.rows, reading.drops, shapes, expected, MADE_UP | family.generated.keys())
+        assignment = match(reading)
         _check_dtypes(reading, assignment)
         return Conversion(dialect.name, reading, assignment, source)
     except (CheckpointError, ConfigError) as error:
         source.close()
         raise CheckpointError(f"{path} cannot be converted: {error}") from None
+
+
+def targets() -> list[str]:
+    """What can be written beside native files, by the words of the command line."""
+    return sorted({dialect.target for dialect in dialects().values() if dialect.target})
+
+
+def export(checkpoint: Checkpoint, target: str) -> Export:
+    """What is to be written in the layout of another toolkit; reads no tensor.
+
+    Raises:
+        CheckpointError: when that toolkit has no such model, or its layout cannot say what is special about this one.
+    """
+    family = checkpoint.config.family
+    fitting = [dialect for dialect in dialects().values() if dialect.holds(checkpoint.config)]
+    for dialect in fitting:
+        if dialect.target == target and dialect.write is not None:
+            made = dialect.write(checkpoint)
+            _check_export(dialect, checkpoint, made)
+            return made
+    others = ", ".join(["zoo", *sorted({dialect.target for dialect in fitting})])
+    raise CheckpointError(f"{target} has no {family} models; such a model can be written as {others}")
+
+
+def _check_export(dialect: Dialect, checkpoint: Checkpoint, made: Export) -> None:
+    """Read what is about to be written; refuse a model that does not come back with its configuration and tensors."""
+    reading = dialect.read(Unwritten(made.root))
+    for name, value in checkpoint.config.to_dict().items():
+        if name not in dialect.unsaid and getattr(reading.config, name, None) != getattr(checkpoint.config, name):
+            raise CheckpointError(
+                f"{dialect.target} has no {checkpoint.config.family} models whose {name} is {value!r}"
+            )
+    assignment = match(reading)
+    for name, key in made.written.items():
+        if assignment.filled.get(name) != key:
+            raise CheckpointError(f"{dialect.target} has no place for {name} in such a model")
+
+
+def match(reading: Reading, *, optional: bool = True) -> Assignment:
+    """Match the tensors of a file with the parameters of its model; reads no tensor.
+
+    Args:
+        reading: what a dialect found.
+        optional: whether tensors that can be made up may be missing.
+
+    Raises:
+        CheckpointError: when they do not fit.
+    """
+    shapes = {key: tensor.shape for key, tensor in reading.tensors.items()}
+    family = families()[reading.config.family]
+    expected = family.shapes(reading.config)
+    made_up = MADE_UP | family.generated.keys() if optional else ()
+    return assign(reading.rows, reading.drops, shapes, expected, made_up)
 
 
 def _check_dtypes(reading: Reading, assignment: Assignment) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
+from zoo._registry import families
+from zoo._tensors import Lazy, cast
 from zoo.converters._rows import Drop, Row
-from zoo.converters._source import Lazy, Source
+from zoo.converters._source import Source
 from zoo.models._family import Config
 
 
@@ -21,6 +25,7 @@ class Reading:
         rows, drops: where those keys go.
         source_config: the configuration as the file has it, plain data.
         extra: other facts worth keeping beside the tensors, plain data (dictionaries, for instance).
+        provenance: where the tensors come from, when the file says so itself.
     """
 
     config: Config
@@ -29,6 +34,57 @@ class Reading:
     drops: tuple[Drop, ...]
     source_config: Mapping[str, Any]
     extra: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model in the zoo's terms, its tensors not yet read.
+
+    Attributes:
+        config: the model's configuration.
+        tensors: parameters, buffers and heads by the zoo's names.
+        provenance: where they come from, JSON data.
+    """
+
+    config: Config
+    tensors: Mapping[str, Lazy]
+    provenance: Mapping[str, Any]
+
+    def cast(self, dtype: torch.dtype | None) -> Checkpoint:
+        """The same with floating-point tensors in another dtype; None: as they are."""
+        full = families()[self.config.family].generated
+        return replace(self, tensors={n: t if n in full else cast(t, dtype) for n, t in self.tensors.items()})
+
+    def heads(self) -> set[str]:
+        """Names of the heads, without what is inside them."""
+        return {name.split(".")[1] for name in self.tensors if name.startswith("heads.")}
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Sizes of a tensor; None where there is none of that name."""
+        return self.tensors[name].shape if name in self.tensors else None
+
+    def source_config(self, *dialects: str) -> Mapping[str, Any]:
+        """The configuration of the file that the tensors came from, if it was of one of these dialects."""
+        config = self.provenance.get("config")
+        return config if self.provenance.get("dialect") in dialects and isinstance(config, Mapping) else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What a dialect makes of a checkpoint.
+
+    Attributes:
+        root: as `Source.root`: plain data with lazy tensors; of a folder, its JSON files by stem and `tensors`.
+        written: the zoo's name -> key in the target.
+        dropped: the zoo's name of what the target has no place for -> reason.
+        made_up: key in the target -> why there is a tensor that the checkpoint does not have.
+    """
+
+    root: Mapping[str, Any]
+    written: Mapping[str, str]
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    made_up: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +92,20 @@ class Dialect:
     """A layout of checkpoints.
 
     Attributes:
-        name: as the command line spells it.
+        name: of the layout.
         recognise: whether a file has this layout, judged by its structure alone.
         read: what is in a file that was recognised; raises CheckpointError.
+        target: what `--to` calls it; several dialects of one toolkit share it. Empty: it cannot be written.
+        holds: whether it has models of a configuration's family.
+        write: what is to be written. What it makes is read again by `read`, and a model that does not come back as it
+            was is refused; so it need not look for what the layout cannot say.
+        unsaid: configuration fields that the layout has no place for: what is read has its toolkit's own values.
     """
 
     name: str
     recognise: Callable[[Source], bool]
     read: Callable[[Source], Reading]
+    target: str = ""
+    holds: Callable[[Config], bool] = lambda config: False
+    write: Callable[[Checkpoint], Export] | None = None
+    unsaid: frozenset[str] = frozenset()

@@ -122,6 +122,20 @@ def assign(
     return result
 
 
+def invert(rows: Iterable[Row], names: Iterable[str]) -> dict[str, str]:
+    """Read a key table backwards: target key -> the source key that the first row with such a target gives it.
+
+    A name that no row has as its target is left out.
+    """
+    rows, found = list(rows), dict[str, str]()
+    for name in names:
+        for row in rows:
+            if match := _pattern(row.target).fullmatch(name):
+                found[name] = row.source.format(**match.groupdict())
+                break
+    return found
+
+
 def _list(keys: list[str]) -> str:
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
     return ", ".join(keys[:SHOWN]) + more

@@ -9,45 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
+from zoo._native import NativeFile, is_safetensors, lazy_tensors
+from zoo._tensors import Lazy
 from zoo.converters._unpickle import LazyTensor, open_torch_file
 from zoo.errors import CheckpointError
 
 MAX_JSON_BYTES = 64 * 2**20
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-
-class Lazy(Protocol):
-    """A tensor that is still in its file."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """As stored."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its sizes."""
-
-    @property
-    def numel(self) -> int:
-        """Number of elements."""
-
-    def load(self) -> Tensor:
-        """Read it."""
 
 
 class Source(Protocol):
@@ -55,7 +24,7 @@ class Source(Protocol):
 
     Attributes:
         path: the file or folder.
-        container: "zip", "legacy" or "folder".
+        container: "zip", "legacy", "safetensors" or "folder".
         globals: what the pickles of the source name.
         root: plain data with lazy tensors; of a folder, its JSON files by stem and `tensors`, name -> tensor.
     """
@@ -69,15 +38,30 @@ class Source(Protocol):
         """Close the file; its tensors cannot be loaded any more."""
 
 
+@dataclass
+class Unwritten:
+    """What is about to be written, as it will be found by who reads it."""
+
+    root: Any
+    path: Path = Path()
+    container: str = "memory"
+    globals: tuple[str, ...] = ()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def open_source(path: Path) -> Source:
-    """Open a checkpoint file or a Hugging Face folder; reads no tensor.
+    """Open a checkpoint file, a native file or a Hugging Face folder; reads no tensor.
 
     Raises:
         CheckpointError: when it is neither, or damaged.
     """
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give the path of a checkpoint")
-    return Folder(path) if path.is_dir() else open_torch_file(path)
+    if path.is_dir():
+        return Folder(path)
+    return NativeFile(path) if is_safetensors(path) else open_torch_file(path)
 
 
 class Folder:
@@ -140,38 +124,11 @@ class Folder:
         return source.root
 
 
-@dataclass(frozen=True)
-class SafeTensor:
-    """A tensor of a safetensors file, not yet read."""
-
-    file: Any
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        """Number of elements."""
-        return torch.Size(self.shape).numel()
-
-    def load(self) -> Tensor:
-        """Read it."""
-        tensor: Tensor = self.file.get_tensor(self.name)
-        return tensor
-
-
 def _safetensors(path: Path) -> dict[str, Lazy]:
     try:
-        file = safe_open(path, framework="pt")
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return lazy_tensors(safe_open(path, framework="pt"), path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read as a safetensors file: {error}") from None
-    found: dict[str, Lazy] = {}
-    for name, part in slices.items():
-        if part.get_dtype() not in DTYPES:
-            raise CheckpointError(f"{path} holds {name} as {part.get_dtype()}, which no model of the zoo has")
-        found[name] = SafeTensor(file, name, DTYPES[part.get_dtype()], tuple(part.get_shape()))
-    return found
 
 
 def _json(path: Path) -> Any:

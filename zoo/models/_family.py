@@ -104,9 +104,10 @@ SOURCE_CODES = {
     "FAIRSEQ": ("fairseq", "https://"),
     "D2V": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/data2vec/"),
     "D2V2": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/data2vec2/"),
-    "S3": ("s3prl", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
+    "S3": ("s3prl_converted", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
     "DISTIL": ("s3prl_distiller", "https://huggingface.co/leo19941227/distilhubert/resolve/main/"),
     "S3M": ("microsoft", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
+    "S3C": ("s3prl_converted", "https://huggingface.co/s3prl/"),
     "S3H": ("s3prl", "https://huggingface.co/s3prl/"),
     "DBX": ("s3prl", "https://www.dropbox.com/s/"),
     "HF": ("huggingface", "hf:"),
@@ -283,6 +284,7 @@ class Family:
             from (look-up of a field of the file's configuration by name and default, shapes of its tensors).
         places: dialect -> name of a field that the dialect reads for every family -> where this family's
             configuration has it instead (dots lead into its sections), and what an absent one means.
+        says: dialect -> the inverse of `fields`: what its own configuration says of a model beside the shared fields.
         rows: dialect -> (source key, zoo key) templates beside those that the dialect has for every family, or in
             place of those with the same source; or what makes them from a configuration.
         drops: dialect -> (source key, reason) templates of what is left behind.
@@ -299,6 +301,7 @@ class Family:
     required: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
     fields: Mapping[str, FieldReader] = field(default_factory=dict)
     places: Mapping[str, Mapping[str, tuple[str, Any]]] = field(default_factory=dict)
+    says: Mapping[str, Callable[[Any], dict[str, Any]]] = field(default_factory=dict)
     rows: Mapping[str, Pairs | Callable[[Any], Pairs]] = field(default_factory=dict)
     drops: Mapping[str, Pairs] = field(default_factory=dict)
     generated: Mapping[str, Callable[[Any], Tensor]] = field(default_factory=dict)

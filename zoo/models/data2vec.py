@@ -55,4 +55,5 @@ FAMILY = Family(
     presets=PRESETS,
     names={"fairseq": ("data2vec_audio",), "huggingface": ("data2vec-audio",)},
     fixed={"fairseq": {"padding_rule": "length"}},
+    says={"fairseq": lambda config: {"_name": "data2vec_audio"}},
 )

@@ -190,6 +190,26 @@ def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[i
     return {"num_layers": prenet + depth, "prenet_layers": prenet, "ffn_width": int(width * ratio)}
 
 
+def _fairseq_says(config: Data2vec2Config) -> dict[str, Any]:
+    """The inverse of `_fairseq_fields`; no teacher is built."""
+    return {
+        "_name": "data2vec_multi",
+        "supported_modality": "AUDIO",
+        "skip_ema": True,
+        "depth": config.num_layers - config.prenet_layers,
+        "mlp_ratio": config.ffn_width / config.width,
+        "post_mlp_drop": config.dropout,
+        "dropout_input": config.input_dropout,
+        f"{AUDIO}type": "AUDIO",
+        f"{AUDIO}prenet_depth": config.prenet_layers,
+        f"{AUDIO}prenet_dropout": config.dropout,
+        f"{AUDIO}prenet_layerdrop": config.layerdrop,
+        f"{AUDIO}learned_alibi_scale": True,
+        f"{AUDIO}num_alibi_heads": config.num_heads,
+        **{name: value for name, (_, value) in BUILT.items()},
+    }
+
+
 def _fairseq_rows(config: Data2vec2Config) -> tuple[tuple[str, str], ...]:
     """Keys of fairseq, which counts the blocks behind the prenet from 0."""
     front = "modality_encoders.AUDIO."
@@ -247,6 +267,7 @@ FAMILY = Family(
             "encoder_layerdrop": ("layerdrop", 0.0),
         }
     },
+    says={"fairseq": _fairseq_says},
     rows={"fairseq": _fairseq_rows},
     drops={"fairseq": (("modality_encoders.AUDIO.encoder_mask", MASK),)},
 )  # fmt: skip

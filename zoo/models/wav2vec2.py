@@ -232,4 +232,5 @@ FAMILY = Family(
     presets=PRETRAINED + VOXPOPULI_ENCODERS + FINE_TUNED,
     names={"fairseq": ("wav2vec2", "wav2vec_ctc"), "huggingface": ("wav2vec2",)},
     fixed={"fairseq": {"padding_rule": "length"}},
+    says={"fairseq": lambda config: {"_name": "wav2vec2"}},
 )

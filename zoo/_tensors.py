@@ -1,0 +1,79 @@
+"""Tensors that are still in their file, or made when they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+DTYPES = {  # as safetensors spells them
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@runtime_checkable
+class Lazy(Protocol):
+    """A tensor that is not yet in memory."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As stored."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+
+    def load(self) -> Tensor:
+        """Read it."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A tensor that a function makes when it is asked for."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    make: Callable[[], Tensor]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return torch.Size(self.shape).numel()
+
+    def load(self) -> Tensor:
+        """Make it."""
+        return self.make().to(self.dtype).reshape(self.shape)
+
+
+def zeros(*shape: int) -> Made:
+    """A tensor of zeros."""
+    return Made(torch.float32, shape, lambda: torch.zeros(shape))
+
+
+def cast(tensor: Lazy, dtype: torch.dtype | None) -> Lazy:
+    """A floating-point tensor as another dtype; None: as it is."""
+    if dtype in (None, tensor.dtype) or not tensor.dtype.is_floating_point:
+        return tensor
+    return Made(dtype, tensor.shape, tensor.load)
+
+
+def raw(tensor: Lazy) -> memoryview:
+    """Read a tensor, as its bytes in memory order."""
+    loaded = tensor.load().detach().to("cpu", tensor.dtype).contiguous()
+    return loaded.reshape(-1).view(torch.uint8).numpy().data
