@@ -44,14 +44,15 @@ def test_fairseqs_files_come_back_bit_for_bit(name: str, tmp_path: Path) -> None
     write(DATA / name, native, "zoo")
     found = write(native, tmp_path / "back.pt", "fairseq")
     want = original(DATA / name)
-    got = flat(found["model"])
-    for key, value in got.items():
-        if "adapter_layer" in key:  # a stack of one
-            assert value.shape[0] == 1
-            got[key] = value[0]
+    got = original(tmp_path / "back.pt")
+    stacks = [value for key, value in found["model"].items() if "adapter_layer" in key]
+    assert all(value.shape[0] == 1 for value in stacks)
     teacher = {key for key in want if key.startswith("_ema.")}  # which the zoo leaves behind; the encoder stands for it
     for key in teacher:
-        want[key] = want["encoder." + key.removeprefix("_ema.")]
+        if (same_as := "encoder." + key.removeprefix("_ema.")) in want:
+            want[key] = want[same_as]
+        else:  # data2vec 2.0, whose loader can do without one
+            del want[key]
     same(got, want)
     assert not changed(native, tmp_path / "back.pt")
     direct = write(DATA / name, tmp_path / "direct.pt", "fairseq")

@@ -193,7 +193,7 @@ def _adapter_width(get: Get) -> Any:
 def rows(config: Config, family: Family, dialect: str) -> tuple[Row, ...]:
     """The key table of a configuration: the family's own rows in that dialect, and those of the shared encoder."""
     own = tuple(Row(*pair) for pair in family.own_rows(dialect, config))
-    if not isinstance(config, SpeechEncoderConfig):
+    if not isinstance(config, SpeechEncoderConfig) or callable(family.rows.get(dialect)):
         return own
     replaced = {row.source for row in own}
     common = (*ROWS, *EXTRACTOR_ROWS[config.extractor_norm], *POSITIONAL_ROWS[config.pos_conv_norm])

@@ -286,7 +286,7 @@ class Family:
             configuration has it instead (dots lead into its sections), and what an absent one means.
         says: dialect -> the inverse of `fields`: what its own configuration says of a model beside the shared fields.
         rows: dialect -> (source key, zoo key) templates beside those that the dialect has for every family, or in
-            place of those with the same source; or what makes them from a configuration.
+            place of those with the same source; or what makes the whole table from a configuration.
         drops: dialect -> (source key, reason) templates of what is left behind.
         generated: zoo key of a buffer that follows from the configuration -> what makes it. A file may lack it; where
             it is there, its values are kept in full precision.
