@@ -21,7 +21,6 @@ from zoo.models._family import Config, Family
 NORMALIZE_EPS = 1e-7  # of the feature extractor, which divides by sqrt(variance + 1e-7)
 MASK = "masked_spec_embed"
 ALWAYS_MASKED = ("unispeech-sat",)  # its class has the mask embedding whether or not masking is on
-MAX_TDNN = 64
 
 ENCODER_ROWS = (
     Row(MASK, MASK),
@@ -29,7 +28,8 @@ ENCODER_ROWS = (
     Row("feature_projection.{rest}", "feature_projection.{rest}"),
     Row("encoder.layer_norm.{wb}", "encoder.layer_norm.{wb}"),
     Row("encoder.layers.{rest}", "encoder.layers.{rest}"),
-    # Of the two spellings of weight norm this one is written: every version of the library takes it.
+    # Of the two spellings of weight norm the first is written: every version of the library loads it (some of the
+    # fourth warn without cause), while old ones do not know the other.
     Row("encoder.pos_conv_embed.conv.{wn}", "encoder.pos_conv_embed.conv.{wn}"),
     Row("encoder.pos_conv_embed.conv.parametrizations.weight.original0", "encoder.pos_conv_embed.conv.weight_g"),
     Row("encoder.pos_conv_embed.conv.parametrizations.weight.original1", "encoder.pos_conv_embed.conv.weight_v"),
@@ -67,56 +67,77 @@ def quantiser(inputs: str) -> tuple[Head, ...]:
     )
 
 
-LAYER_WEIGHTS = Row("layer_weights", "heads.layer_weights")
-CLASSIFIERS = ("wav2vec2", "wav2vec2-conformer", "data2vec-audio", "wavlm", "unispeech-sat")
-
-
 @dataclass(frozen=True)
 class HeadClass:
     """A class of the library.
 
     Attributes:
         suffix: what its name ends with.
-        heads: what it has beside the encoder.
         types: the model types that it exists for; empty: all of them.
-        also: rows of what it may have besides.
+        heads: what it has beside the encoder.
     """
 
     suffix: str
+    types: tuple[str, ...]
     heads: tuple[Head, ...]
-    types: tuple[str, ...] = ()
-    also: tuple[Row, ...] = ()
 
     def rows(self) -> tuple[Row, ...]:
         """Its part of the key table."""
-        return (*(head.row for head in self.heads), *self.also)
+        return tuple(head.row for head in self.heads)
 
     def sizes(self, checkpoint: Checkpoint, known: Mapping[str | int, int]) -> dict[str | int, int] | None:
         """Size of each named axis, if the checkpoint has all of its heads and their shapes agree."""
         sizes = dict(known)
         for head in self.heads:
             shape = checkpoint.shape(head.row.target)
-            if shape is None or len(shape) != len(head.shape):
+            if shape is None or len(shape) != len(head.shape) or 0 in shape:
                 return None
             if any(sizes.setdefault(name, size) != size for name, size in zip(head.shape, shape)):
                 return None
+        if "codevectors" in sizes:
+            groups, rest = divmod(sizes["codevector_dim"], sizes["codevector_part"])
+            if rest or groups == 0 or sizes["codevectors"] % groups:
+                return None
+            sizes |= {"num_codevector_groups": groups, "num_codevectors_per_group": sizes["codevectors"] // groups}
         return sizes
 
 
+def weighted(suffix: str, types: tuple[str, ...], heads: tuple[Head, ...]) -> tuple[HeadClass, HeadClass]:
+    """A class with and without weights of the encoder's hidden states."""
+    return HeadClass(suffix, types, (*heads, LAYER_WEIGHTS)), HeadClass(suffix, types, heads)
+
+
+def x_vector(depth: int) -> tuple[Head, ...]:
+    """Heads of a speaker embedding with `depth` time-delay layers."""
+    layers = [(f"tdnn.{i}.kernel", f"tdnn{i}", f"tdnn{i} inputs") for i in range(depth)]
+    return (
+        *linear("projector", "projector", "tdnn0", "hidden_size"),
+        *(head for name, outputs, inputs in layers for head in linear(name, name, outputs, inputs)),
+        # Beside the encoder's front end of that name, a linear map of mean and deviation over time.
+        *linear("feature_extractor", "feature_extractor", "xvector_output_dim", "pooled"),
+        *linear("classifier", "classifier", "xvector_output_dim", "xvector_output_dim"),
+        Head(Row("objective.weight", "heads.objective.weight"), ("xvector_output_dim", "labels")),
+    )
+
+
+LAYER_WEIGHTS = Head(Row("layer_weights", "heads.layer_weights"), ("states",))
+CLASSIFIERS = ("wav2vec2", "wav2vec2-conformer", "data2vec-audio", "wavlm", "unispeech-sat")
+MAX_TDNN = 8
 # In order of preference, should a checkpoint have the heads of several.
 CLASSES = (
     HeadClass(
         "ForPreTraining",
+        ("unispeech",),
         (
             *quantiser("channels"),
             *linear("project_hid", "final_proj", "hidden_size", "proj_codevector_dim"),
             *linear("ctc_proj", "ctc_proj", "num_ctc_classes", "hidden_size"),
         ),
-        ("unispeech",),
     ),
-    HeadClass("ForCTC", linear("lm_head", "ctc_proj", "vocab_size", "hidden_size")),
+    HeadClass("ForCTC", (), linear("lm_head", "ctc_proj", "vocab_size", "hidden_size")),
     HeadClass(
         "ForPreTraining",
+        ("unispeech-sat",),
         (
             *quantiser("hidden_size"),
             *linear("project_hid", "final_proj", "proj_codevector_dim", "hidden_size"),
@@ -125,45 +146,24 @@ CLASSES = (
             Head(Row("layer_norm_for_extract.weight", "heads.layer_norm_for_extract.weight"), ("hidden_size",)),
             Head(Row("layer_norm_for_extract.bias", "heads.layer_norm_for_extract.bias"), ("hidden_size",)),
         ),
-        ("unispeech-sat",),
     ),
     HeadClass(
         "ForPreTraining",
-        (
-            *quantiser("channels"),
-            *linear("project_hid", "final_proj", "proj_codevector_dim", "hidden_size"),
-        ),
         ("wav2vec2", "wav2vec2-conformer"),
+        (*quantiser("channels"), *linear("project_hid", "final_proj", "proj_codevector_dim", "hidden_size")),
     ),
-    HeadClass(
-        "ForXVector",
-        (
-            *linear("projector", "projector", "first", "hidden_size"),
-            # Beside the encoder's front end of that name, a linear map of what the time-delay layers give.
-            *linear("feature_extractor", "feature_extractor", "xvector_output_dim", "pooled"),
-            *linear("classifier", "classifier", "xvector_output_dim", "xvector_output_dim"),
-            Head(Row("objective.weight", "heads.objective.weight"), ("xvector_output_dim", "labels")),
-        ),
-        CLASSIFIERS,
-        (Row("tdnn.{rest}", "heads.tdnn.{rest}"), LAYER_WEIGHTS),
-    ),
-    HeadClass(
+    *(item for depth in range(MAX_TDNN, 0, -1) for item in weighted("ForXVector", CLASSIFIERS, x_vector(depth))),
+    *weighted(
         "ForSequenceClassification",
+        (),
         (
             *linear("projector", "projector", "classifier_proj_size", "hidden_size"),
             *linear("classifier", "classifier", "labels", "classifier_proj_size"),
         ),
-        (),
-        (LAYER_WEIGHTS,),
     ),
-    HeadClass(
-        "ForAudioFrameClassification",
-        linear("classifier", "classifier", "labels", "hidden_size"),
-        CLASSIFIERS,
-        (LAYER_WEIGHTS,),
-    ),
+    *weighted("ForAudioFrameClassification", CLASSIFIERS, linear("classifier", "classifier", "labels", "hidden_size")),
 )
-BASE_CLASS = HeadClass("Model", ())
+BASE_CLASS = HeadClass("Model", (), ())
 HEAD_ROWS = tuple(dict.fromkeys(row for item in CLASSES for row in item.rows()))
 SIZES = (  # fields of config.json that say a size of a head
     "vocab_size",
@@ -171,6 +171,8 @@ SIZES = (  # fields of config.json that say a size of a head
     "num_clusters",
     "codevector_dim",
     "proj_codevector_dim",
+    "num_codevector_groups",
+    "num_codevectors_per_group",
     "classifier_proj_size",
     "xvector_output_dim",
 )
@@ -326,48 +328,59 @@ def write(checkpoint: Checkpoint) -> Export:
     family = families()[config.family]
     model_type, stem = family.names["huggingface"]
     source = checkpoint.source_config("huggingface")
-    before: Mapping[str, Any] = source.get("config") or {}
+    before = _mapping(source.get("config"))
     chosen, sizes = _class(checkpoint, before)
     hf = {
-        **before,
+        **{name: value for name, value in before.items() if name != "torch_dtype"},
         "model_type": model_type,
         "architectures": [stem + chosen.suffix],
         "dtype": str(checkpoint.tensors["feature_projection.projection.weight"].dtype).removeprefix("torch."),
         **_fields(config, family),
-        **_head_fields(checkpoint, chosen, sizes, before),
+        **_head_fields(chosen, sizes, before),
     }
-    hf.setdefault("pad_token_id", 0)  # the blank of CTC, which is fairseq's and torchaudio's first symbol
+    hf.setdefault("pad_token_id", 0)  # the blank of CTC: the first symbol, where no folder said otherwise
     dropped = _without_mask(checkpoint, hf)
     prefix = _prefix(model_type) if chosen.heads else ""
     written = {name: prefix + key for name, key in invert(_encoder_rows(family), checkpoint.tensors).items()}
     written |= invert(chosen.rows(), checkpoint.tensors)
     dropped |= {name: f"{stem}{chosen.suffix} has no such head" for name in checkpoint.tensors if name not in written}
     written = {name: key for name, key in written.items() if name not in dropped}
-    root = {
+    processor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        **_mapping(source.get("preprocessor")),
+        **{theirs: getattr(config, ours) for theirs, ours in PROCESSOR_FIELDS},
+    }
+    if not source:  # what every released model's says
+        processor["return_attention_mask"] = config.extractor_norm == "layer"
+    root: dict[str, Any] = {
         "config": hf,
-        "preprocessor_config": {
-            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-            "feature_size": 1,
-            "padding_side": "right",
-            "padding_value": 0.0,
-            **(source.get("preprocessor") or {}),
-            **{theirs: getattr(config, ours) for theirs, ours in PROCESSOR_FIELDS},
-        },
+        "preprocessor_config": processor,
         "tensors": {key: checkpoint.tensors[name] for name, key in written.items()},
     }
-    if not source:  # nobody said otherwise: what every released model's has
-        root["preprocessor_config"]["return_attention_mask"] = config.extractor_norm == "layer"
     if config.symbols is not None:
         root["vocab"] = {symbol: number for number, symbol in enumerate(config.symbols)}
-        root["tokenizer_config"] = source.get("tokenizer") or _tokenizer(config.symbols, hf["pad_token_id"])
+        root["tokenizer_config"] = _mapping(source.get("tokenizer")) or _tokenizer(config.symbols, hf["pad_token_id"])
     return Export(root=root, written=written, dropped=dropped)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What a file says under a name, if that is an object."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _class(checkpoint: Checkpoint, before: Mapping[str, Any]) -> tuple[HeadClass, Mapping[str | int, int]]:
     """The class that the folder named, or else the first, of those whose heads are all there; sizes of its heads."""
     config: Any = checkpoint.config
     model_type, stem = families()[config.family].names["huggingface"]
-    known: dict[str | int, int] = {1: 1, "hidden_size": config.width, "channels": config.conv_layers[-1][0]}
+    known: dict[str | int, int] = {
+        1: 1,
+        "hidden_size": config.width,
+        "channels": config.conv_layers[-1][0],
+        "states": config.num_layers + 1,
+    }
     fitting = [
         (item, sizes)
         for item in CLASSES
@@ -390,24 +403,19 @@ def _fields(config: Any, family: Family) -> dict[str, Any]:
     }
 
 
-def _head_fields(
-    checkpoint: Checkpoint, chosen: HeadClass, sizes: Mapping[str | int, int], before: Mapping[str, Any]
-) -> dict[str, Any]:
+def _head_fields(chosen: HeadClass, sizes: Mapping[str | int, int], before: Mapping[str, Any]) -> dict[str, Any]:
     """What config.json says of the heads of a class."""
     fields: dict[str, Any] = {name: sizes[name] for name in SIZES if name in sizes}
-    if "codevectors" in sizes:
-        groups = sizes["codevector_dim"] // sizes["codevector_part"]
-        fields |= {"num_codevector_groups": groups, "num_codevectors_per_group": sizes["codevectors"] // groups}
-    if "labels" in sizes and len(before.get("id2label") or ()) != sizes["labels"]:
-        names = [f"LABEL_{number}" for number in range(sizes["labels"])]
-        fields |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    if LAYER_WEIGHTS in chosen.also:
-        fields["use_weighted_layer_sum"] = LAYER_WEIGHTS.target in checkpoint.tensors
-    kernels = [shape for i in range(MAX_TDNN) if (shape := checkpoint.shape(f"heads.tdnn.{i}.kernel.weight"))]
-    if kernels and "first" in sizes:
-        inputs = [sizes["first"], *(outputs for outputs, _ in kernels)]
-        fields["tdnn_dim"] = [outputs for outputs, _ in kernels]
-        fields["tdnn_kernel"] = [taps // channels for (_, taps), channels in zip(kernels, inputs)]
+    if "labels" in sizes:
+        fields["use_weighted_layer_sum"] = LAYER_WEIGHTS in chosen.heads
+        if len(_mapping(before.get("id2label"))) != sizes["labels"]:
+            names = [f"LABEL_{number}" for number in range(sizes["labels"])]
+            fields |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    if "tdnn0" in sizes:
+        outputs = [sizes[f"tdnn{i}"] for i in range(MAX_TDNN) if f"tdnn{i}" in sizes]
+        inputs = [sizes[f"tdnn{i} inputs"] for i in range(len(outputs))]
+        fields["tdnn_dim"] = outputs
+        fields["tdnn_kernel"] = [size // channels for size, channels in zip(inputs, [outputs[0], *outputs])]
     return fields
 
 
@@ -415,10 +423,12 @@ def _without_mask(checkpoint: Checkpoint, hf: dict[str, Any]) -> dict[str, str]:
     """Why the mask embedding is left out, if it is; masking, without which the library has none, is then off."""
     if hf["model_type"] in ALWAYS_MASKED:
         return {}
-    if MASK in checkpoint.provenance.get("made_up", ()) and not checkpoint.tensors[MASK].load().any():
+    made_up = checkpoint.provenance.get("made_up")
+    if isinstance(made_up, list) and MASK in made_up and not checkpoint.tensors[MASK].load().any():
         hf["mask_time_prob"] = hf["mask_feature_prob"] = 0.0
         return {MASK: "it was made up, and config.json turns masking off"}
-    if hf.setdefault("mask_time_prob", 0.05) > 0 or hf.get("mask_feature_prob", 0.0) > 0:
+    probabilities = hf.setdefault("mask_time_prob", 0.05), hf.get("mask_feature_prob")
+    if any(isinstance(p, (int, float)) and p > 0 for p in probabilities):
         return {}
     return {MASK: "config.json turns masking off"}
 
