@@ -276,7 +276,8 @@ class Family:
         config: class of its configurations.
         model: makes the module from a configuration.
         presets: its released checkpoints.
-        names: dialect -> the names by which that dialect's own configurations call the family.
+        names: dialect -> the names by which that dialect's own configurations call the family; "huggingface": its
+            model type and what the names of its classes begin with.
         fixed: dialect -> configuration fields that the dialect fixes for this family.
         required: dialect -> its own fields, and values under which it computes what is built here, in place of those
             that the dialect requires of every family.

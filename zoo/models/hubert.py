@@ -100,8 +100,14 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRESETS,
-    names={"fairseq": ("hubert", "hubert_ctc", "hubert_pretraining"), "huggingface": ("hubert",)},
+    names={"fairseq": ("hubert", "hubert_ctc", "hubert_pretraining"), "huggingface": ("hubert", "Hubert")},
     fixed={"fairseq": {"padding_rule": "reshape"}},
-    says={"fairseq": lambda config: {"_name": "hubert", "label_rate": 50.0}},
+    fields={
+        "huggingface": lambda get, shapes: {"pos_conv_norm": "batch" if get("conv_pos_batch_norm", False) else "weight"}
+    },
+    says={
+        "fairseq": lambda config: {"_name": "hubert", "label_rate": 50.0},
+        "huggingface": lambda config: {"conv_pos_batch_norm": config.pos_conv_norm == "batch"},
+    },
     rows={"fairseq": (("label_embs_concat", "heads.label_embs_concat"),)},
 )
