@@ -23,6 +23,7 @@ PLACEHOLDERS = {
     "bn": "weight|bias|running_mean|running_var|num_batches_tracked",
     "wn": "bias|weight|weight_g|weight_v",
     "qkvo": "q|k|v|out",
+    "qkv": "q|k|v",
     "rest": ".+",
 }
 SHOWN = 4  # keys named in a message before it says how many more there are
@@ -122,16 +123,28 @@ def assign(
     return result
 
 
+def forward(rows: Iterable[Row], keys: Iterable[str]) -> dict[str, str]:
+    """Read a key table forwards: source key -> the target key that the first row that matches gives it.
+
+    A key that no row matches is left out.
+    """
+    return _through([(row.source, row.target) for row in rows], keys)
+
+
 def invert(rows: Iterable[Row], names: Iterable[str]) -> dict[str, str]:
     """Read a key table backwards: target key -> the source key that the first row with such a target gives it.
 
     A name that no row has as its target is left out.
     """
-    rows, found = list(rows), dict[str, str]()
+    return _through([(row.target, row.source) for row in rows], names)
+
+
+def _through(pairs: list[tuple[str, str]], names: Iterable[str]) -> dict[str, str]:
+    found = dict[str, str]()
     for name in names:
-        for row in rows:
-            if match := _pattern(row.target).fullmatch(name):
-                found[name] = row.source.format(**match.groupdict())
+        for pattern, template in pairs:
+            if match := _pattern(pattern).fullmatch(name):
+                found[name] = template.format(**match.groupdict())
                 break
     return found
 

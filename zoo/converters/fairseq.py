@@ -8,17 +8,17 @@ MIT) and their history.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zoo._registry import families
 from zoo.converters import _fairseq_layout as layout
-from zoo.converters._dialect import Dialect, Reading
+from zoo.converters._dialect import Dialect, Keys, Reading
 from zoo.converters._fields import resolve
 from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
-from zoo.models._family import Family
+from zoo.models._family import Config, Family
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 # Prefix of a pre-trained encoder inside the model that was fine-tuned from it.
@@ -28,6 +28,14 @@ HEAD_ROWS = (
     Row("pooling_layer.{rest}", "heads.pooling_layer.{rest}"),  # of language identification
 )
 DROPS = (Drop("_ema.{rest}", "moving average of the weights, the teacher of pre-training"),)
+# Where else an encoder stands: under a decoder of text, and under one with an adaptor of lengths between them.
+NESTS = ("encoder.w2v_encoder.w2v_model.", NESTED, "encoder.w2v_model.")
+AROUND_DROPS = (
+    Drop("decoder.{rest}", "the decoder of a sequence-to-sequence model, which is no part of the encoder"),
+    Drop("encoder.adaptor.{rest}", "it shortens the encoder's output for a decoder"),
+    Drop("encoder.w2v_encoder.proj.{wb}", "it maps the encoder's output to a decoder's width"),
+    Drop("encoder.proj.{wb}", "it maps the encoder's output to a decoder's width"),
+)
 
 # Fields that fine-tuning sets anew, beside the encoder's own; it may add adapters (MMS).
 ADAPTER_FIELDS = ("layer_type", "adp_num", "adp_dim", "adp_act_fn", "adp_trf_idx")
@@ -45,6 +53,24 @@ def recognise(source: Source) -> bool:
     )
 
 
+def keys(config: Config) -> Iterator[Keys]:
+    """How fairseq names the tensors of a model: inside what was fine-tuned from it, or alone."""
+    if "fairseq" in families()[config.family].names:
+        yield from (_keys(config, nest) for nest in (*NESTS, ""))
+
+
+def _keys(config: Config, nest: str) -> Keys:
+    family = families()[config.family]
+    rows = layout.rows(config, family, "fairseq")
+    drops = (*DROPS, *(Drop(*pair) for pair in family.drops.get("fairseq", ())))
+    if not nest:
+        return Keys(rows=rows, drops=drops)
+    return Keys(
+        rows=(*(Row(nest + row.source, row.target) for row in rows), *HEAD_ROWS),
+        drops=(*(Drop(nest + drop.source, drop.reason) for drop in drops), *AROUND_DROPS),
+    )
+
+
 def read(source: Source) -> Reading:
     """Read a fairseq checkpoint.
 
@@ -53,8 +79,8 @@ def read(source: Source) -> Reading:
     """
     root = _with_language(source.root)
     outer = _sections(root["cfg"] if isinstance(root.get("cfg"), Mapping) else root["args"])
-    nested = any(str(key).startswith(NESTED) for key in root["model"])
-    inner = _inner(outer) if nested else outer
+    nest = next((prefix for prefix in NESTS if any(str(key).startswith(prefix) for key in root["model"])), "")
+    inner = _inner(outer) if nest else outer
 
     def get(name: str, default: Any) -> Any:
         """A field of the encoder's configuration; dropouts as they were while fine-tuning."""
@@ -72,16 +98,12 @@ def read(source: Source) -> Reading:
     fields |= family.own_fields("fairseq", get, {key: tensor.shape for key, tensor in tensors.items()})
     fixed = family.fixed.get("fairseq", {})
     config = family.config.from_dict({"family": family.name, **fields, "symbols": _symbols(root), **fixed})
-    rows = layout.rows(config, family, "fairseq")
-    drops = (*DROPS, *(Drop(*pair) for pair in family.drops.get("fairseq", ())))
-    if nested:
-        rows = (*(Row(NESTED + row.source, row.target) for row in rows), *HEAD_ROWS)
-        drops = tuple(Drop(NESTED + drop.source, drop.reason) for drop in drops)
+    names = _keys(config, nest)
     return Reading(
         config=config,
         tensors=tensors,
-        rows=rows,
-        drops=drops,
+        rows=names.rows,
+        drops=names.drops,
         source_config={"model": outer["model"], "task": outer["task"]},
         extra=_dictionaries(root) | ({"language": root["language"]} if "language" in root else {}),
     )
@@ -177,4 +199,4 @@ def _dictionaries(root: Mapping[str, Any]) -> dict[str, Any]:
     return {"dictionaries": [d.get("symbols") for d in dictionaries if isinstance(d, Mapping)]}
 
 
-DIALECT = Dialect(name="fairseq", recognise=recognise, read=read)
+DIALECT = Dialect(name="fairseq", recognise=recognise, read=read, keys=keys)

@@ -6,15 +6,15 @@ transformers 5.23 (Apache-2.0): `configuration_*.py`, `modeling_*.py`, `feature_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zoo._registry import families
-from zoo.converters._dialect import Dialect, Reading
+from zoo.converters._dialect import Dialect, Keys, Reading
 from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Folder, Source
 from zoo.errors import CheckpointError
-from zoo.models._family import Family
+from zoo.models._family import Config, Family
 
 NORMALIZE_EPS = 1e-7  # of the feature extractor, which divides by sqrt(variance + 1e-7)
 
@@ -65,6 +65,25 @@ def recognise(source: Source) -> bool:
     return isinstance(source, Folder)
 
 
+def keys(config: Config) -> Iterator[Keys]:
+    """How the library names the tensors of a model: below a head class, or alone."""
+    family = families()[config.family]
+    names = family.names.get("huggingface", ())
+    yield from (_keys(family, prefix) for prefix in (*map(_prefix, names), "") if names)
+
+
+def _keys(family: Family, prefix: str) -> Keys:
+    rows = (*ENCODER_ROWS, *(Row(*pair) for pair in family.rows.get("huggingface", ())))
+    return Keys(
+        rows=(*(Row(prefix + row.source, row.target) for row in rows), *HEAD_ROWS),
+        drops=tuple(Drop(prefix + drop.source, drop.reason) for drop in DROPS),
+    )
+
+
+def _prefix(model_type: Any) -> str:
+    return str(model_type).replace("-", "_") + "."
+
+
 def read(source: Source) -> Reading:
     """Read a Hugging Face folder.
 
@@ -112,14 +131,13 @@ def read(source: Source) -> Reading:
             **family.own_fields("huggingface", hf.get, {key: tensor.shape for key, tensor in tensors.items()}),
         }
     )
-    rows = tuple(Row(*pair) for pair in family.rows.get("huggingface", ()))
-    prefix = str(hf["model_type"]).replace("-", "_") + "."
-    prefix = prefix if any(key.startswith(prefix) for key in tensors) else ""
+    prefix = _prefix(hf["model_type"])
+    names = _keys(family, prefix if any(key.startswith(prefix) for key in tensors) else "")
     return Reading(
         config=config,
         tensors=tensors,
-        rows=(*(Row(prefix + row.source, row.target) for row in (*ENCODER_ROWS, *rows)), *HEAD_ROWS),
-        drops=tuple(Drop(prefix + drop.source, drop.reason) for drop in DROPS),
+        rows=names.rows,
+        drops=names.drops,
         source_config={"config": hf, "preprocessor": processor},
     )
 
@@ -187,4 +205,4 @@ def _symbols(vocabulary: Mapping[str, Any] | None) -> list[str] | None:
     return sorted(vocabulary, key=lambda token: int(vocabulary[token]))
 
 
-DIALECT = Dialect(name="huggingface", recognise=recognise, read=read)
+DIALECT = Dialect(name="huggingface", recognise=recognise, read=read, keys=keys)

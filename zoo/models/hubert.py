@@ -100,7 +100,11 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRESETS,
-    names={"fairseq": ("hubert", "hubert_ctc", "hubert_pretraining"), "huggingface": ("hubert",)},
+    names={
+        "fairseq": ("hubert", "hubert_ctc", "hubert_pretraining"),
+        "huggingface": ("hubert",),
+        "torchaudio": ("wav2vec2_model",),
+    },
     fixed={"fairseq": {"padding_rule": "reshape"}},
     rows={"fairseq": (("label_embs_concat", "heads.label_embs_concat"),)},
 )

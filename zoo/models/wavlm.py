@@ -57,7 +57,7 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRESETS,
-    names={"huggingface": ("wavlm",)},
+    names={"huggingface": ("wavlm",), "torchaudio": ("wavlm_model",)},
     fixed={"microsoft": {"padding_rule": "reshape"}},
     rows={
         "microsoft": (
