@@ -86,17 +86,19 @@ class Conversion:
         """Hash of the file, or of the files that hold a folder's weights."""
         return sha256(*(self.source.weights if isinstance(self.source, Folder) else [self.source.path]))
 
+    def dtypes(self) -> list[str]:
+        """In which the file stores its floating-point tensors."""
+        dtypes = {tensor.dtype for tensor in self.reading.tensors.values() if tensor.dtype.is_floating_point}
+        return sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
     def provenance(self) -> dict[str, Any]:
         """Where the tensors come from, as JSON data that is the same for the same file."""
         if self.reading.provenance is not None:
             return dict(self.reading.provenance)
-        dtypes = {
-            str(t.dtype).removeprefix("torch.") for t in self.reading.tensors.values() if t.dtype.is_floating_point
-        }
         return {
             "dialect": self.dialect,
             "sha256": self.sha256(),
-            "dtypes": sorted(dtypes),
+            "dtypes": self.dtypes(),
             "dropped": self.assignment.dropped,
             "made_up": sorted(self.assignment.made_up),
             "config": _plain(self.reading.source_config),

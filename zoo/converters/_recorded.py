@@ -10,7 +10,8 @@ SEVERAL = 4  # a task's section has one value that matters, a model's a dozen
 # Fields of the toolkits' own configurations that do not change what an encoder computes: of training, masking, losses,
 # heads, and of data. `*` is anything.
 WITHOUT_EFFECT = """
-    *_norm_target_layer *_norm_targets *label* adam_* adapter_* adp_* aim_* amp* apply_mask apply_spec_augment
+    *_norm_target_layer *_norm_targets *label* adam_* adapter_* adp_* aim_* all_gather_list_size amp* apply_mask
+    apply_spec_augment
     architectures attn_type average_top_k_layers azureml_logging batch_size* best_checkpoint_metric bf16
     binarized_dataset blank_* bos* bpe broadcast_buffers bucket_cap_mb channel checkpoint_* classifier_proj_size
     clip_norm code_penalty codebook_negatives codevector_dim combine_valid_subsets continue_once
