@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -10,6 +11,21 @@ import transformers
 from torch import Tensor
 
 TARGET = "hf"
+
+
+class Listener(logging.Handler):
+    """Takes what transformers would print."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+        transformers.logging.set_verbosity_warning()
+        transformers.logging.disable_progress_bar()
+        transformers.logging.disable_default_handler()
+        transformers.logging.add_handler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
 
 
 class Loaded:
@@ -36,13 +52,15 @@ class LoadedCTC(Loaded):
 
 
 def load(path: Path, work: Path) -> Loaded:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    said = Listener()
     (name,) = json.loads((path / "config.json").read_text())["architectures"]
     model, info = getattr(transformers, name).from_pretrained(path, output_loading_info=True, dtype=torch.float32)
-    complaints = {what: keys for what, keys in info.items() if keys}
-    assert not complaints, complaints
     extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(path)
     if (path / "vocab.json").exists():
-        transformers.Wav2Vec2Processor.from_pretrained(path)
+        tokenizer = transformers.Wav2Vec2Processor.from_pretrained(path).tokenizer
+        vocabulary = json.loads((path / "vocab.json").read_text())
+        assert tokenizer.convert_tokens_to_ids(list(vocabulary)) == list(vocabulary.values())
+        assert tokenizer.pad_token_id == model.config.pad_token_id, "the tokenizer's blank is not the model's"
+    complaints = {what: keys for what, keys in {**info, "logged": said.messages}.items() if keys}
+    assert not complaints, complaints
     return (LoadedCTC if name.endswith("ForCTC") else Loaded)(model.eval(), extractor)
