@@ -4,9 +4,9 @@ Needs torchaudio (s3prl's environment, README.md beside this file); runs outside
 
     python tests/golden/make_torchaudio.py checkpoints    # ../data/torchaudio_*, ../data/bare/*
 
-Takes `--out DIR`. torchaudio releases a state dict and keeps its factory's arguments in its code. `torchaudio_*.pt` hold
-both, in the layout that zoo writes; `bare/*.pth` are the state dicts alone, as released, of models that `config` of
-`bare/expected.json` describes: one inside a pre-training model, one without its weight norm.
+Takes `--out DIR`. torchaudio releases a state dict and keeps its factory's arguments in its code. `torchaudio_*.pt`
+hold both, in the layout that zoo writes; `bare/*.pth` are the state dicts alone, as released, of models that `config`
+of `bare/expected.json` describes: one inside a pre-training model, one without its weight norm.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from zoo._registry import families, find
@@ -122,9 +123,13 @@ def _architectures() -> Iterator[tuple[list[str], Config]]:
 
 def _may_fit(tensors: Mapping[str, Lazy], config: Config) -> bool:
     """Whether a model's matrices are all there, which is quicker to find out than by their names."""
-    there = Counter(tensor.shape for tensor in tensors.values())
-    expected = families()[config.family].shapes(config)
-    return Counter(shape for shape in expected.values() if len(shape) == 2) <= there
+    return _matrices(config) <= Counter(tensor.shape for tensor in tensors.values())
+
+
+@lru_cache(maxsize=128)
+def _matrices(config: Config) -> Counter[tuple[int, ...]]:
+    shapes = families()[config.family].shapes(config).values()
+    return Counter(shape for shape in shapes if len(shape) == 2)
 
 
 def _reading(tensors: Mapping[str, Lazy], config: Config, dialects: list[Dialect]) -> Reading | None:

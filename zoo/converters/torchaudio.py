@@ -133,9 +133,15 @@ def read(source: Source) -> Reading:
             "symbols": root.get("labels"),
         }
     )
+    tensors = split(root["state_dict"])
+    outputs = tensors["aux.weight"].shape[0] if "aux.weight" in tensors and tensors["aux.weight"].shape else None
+    if arguments.get("aux_num_out") != outputs:
+        raise CheckpointError(
+            f"aux_num_out is {arguments.get('aux_num_out')!r}, but aux.weight has {outputs or 'no'} outputs; both must agree"
+        )
     return Reading(
         config=config,
-        tensors=split(root["state_dict"]),
+        tensors=tensors,
         rows=list(keys(config))[-1].rows,
         drops=(),
         source_config={name: value for name, value in root.items() if name != "state_dict"},
