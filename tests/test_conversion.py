@@ -136,7 +136,7 @@ def test_heads_are_built_only_when_asked_for() -> None:
     ],
 )
 def test_the_encoder_of_a_sequence_to_sequence_model(nest: str, around: tuple[str, ...], tmp_path: Path) -> None:
-    """`wav2vec_seq2seq` and the speech translation models: what belongs to the decoder is left behind, with a reason."""
+    """`wav2vec_seq2seq` and speech translation: what belongs to the decoder is left behind, with a reason."""
     facts = FACTS["ctc_hubert.pt"]
     made = generator.tensors(facts["state"], facts["seed"], facts["scale"])
     state = {

@@ -135,10 +135,8 @@ def read(source: Source) -> Reading:
     )
     tensors = split(root["state_dict"])
     outputs = tensors["aux.weight"].shape[0] if "aux.weight" in tensors and tensors["aux.weight"].shape else None
-    if arguments.get("aux_num_out") != outputs:
-        raise CheckpointError(
-            f"aux_num_out is {arguments.get('aux_num_out')!r}, but aux.weight has {outputs or 'no'} outputs; both must agree"
-        )
+    if (said := arguments.get("aux_num_out")) != outputs:
+        raise CheckpointError(f"aux_num_out is {said!r}, but aux.weight has {outputs or 'no'} outputs; they must agree")
     return Reading(
         config=config,
         tensors=tensors,
