@@ -68,7 +68,7 @@ class Folder:
     """A Hugging Face folder; files that are none of a model's are ignored."""
 
     container = "folder"
-    JSON = ("config", "preprocessor_config", "processor_config", "vocab")
+    JSON = ("config", "preprocessor_config", "processor_config", "tokenizer_config", "vocab")
     # Weights in order of preference; an index names the shards that hold each tensor.
     WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 

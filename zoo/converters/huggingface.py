@@ -1,54 +1,181 @@
 """Hugging Face folders: base, pre-training, CTC and other head classes, with and without the family's prefix.
 
-The zoo's parameter names are those of the base models, so most rows say the same on both sides. Facts from
-transformers 5.23 (Apache-2.0): `configuration_*.py`, `modeling_*.py`, `feature_extraction_wav2vec2.py`.
+The zoo's parameter names are those of the base models, so most rows say the same on both sides. A family's `names` are
+its `model_type` and what the names of its classes begin with. Facts from transformers 5.23 (Apache-2.0):
+`configuration_*.py`, `modeling_*.py`, `feature_extraction_wav2vec2.py`, `tokenization_wav2vec2.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from zoo._registry import families
-from zoo.converters._dialect import Dialect, Keys, Reading
-from zoo.converters._rows import Drop, Row
+from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
+from zoo.converters._rows import Drop, Row, invert
 from zoo.converters._source import Folder, Source
 from zoo.errors import CheckpointError
 from zoo.models._family import Config, Family
 
 NORMALIZE_EPS = 1e-7  # of the feature extractor, which divides by sqrt(variance + 1e-7)
+MASK = "masked_spec_embed"
+ALWAYS_MASKED = ("unispeech-sat",)  # its class has the mask embedding whether or not masking is on
 
 ENCODER_ROWS = (
-    Row("masked_spec_embed", "masked_spec_embed"),
+    Row(MASK, MASK),
     Row("feature_extractor.conv_layers.{rest}", "feature_extractor.conv_layers.{rest}"),
     Row("feature_projection.{rest}", "feature_projection.{rest}"),
     Row("encoder.layer_norm.{wb}", "encoder.layer_norm.{wb}"),
     Row("encoder.layers.{rest}", "encoder.layers.{rest}"),
+    # Of the two spellings of weight norm the first is written: every version of the library loads it (some of the
+    # fourth warn without cause), while old ones do not know the other.
     Row("encoder.pos_conv_embed.conv.{wn}", "encoder.pos_conv_embed.conv.{wn}"),
     Row("encoder.pos_conv_embed.conv.parametrizations.weight.original0", "encoder.pos_conv_embed.conv.weight_g"),
     Row("encoder.pos_conv_embed.conv.parametrizations.weight.original1", "encoder.pos_conv_embed.conv.weight_v"),
     Row("encoder.pos_conv_embed.batch_norm.{bn}", "encoder.pos_conv_embed.batch_norm.{bn}"),
     Row("encoder.pos_conv_embed.layers.{m}.conv.{wb}", "encoder.pos_conv_embed.layers.{m}.conv.{wb}"),
 )
-# Heads by fairseq's names where it has them; the others keep their own.
-HEAD_ROWS = (
-    Row("lm_head.{wb}", "heads.ctc_proj.{wb}"),
-    Row("ctc_proj.{wb}", "heads.ctc_proj.{wb}"),
-    Row("quantizer.codevectors", "heads.quantizer.vars"),
-    Row("quantizer.weight_proj.{wb}", "heads.quantizer.weight_proj.{wb}"),
-    Row("project_hid.{wb}", "heads.final_proj.{wb}"),
-    Row("project_q.{wb}", "heads.project_q.{wb}"),
-    Row("label_embeddings_concat", "heads.label_embs_concat"),
-    Row("speaker_proj.{wb}", "heads.spk_proj.{wb}"),
-    Row("layer_norm_for_extract.{wb}", "heads.layer_norm_for_extract.{wb}"),
-    Row("projector.{wb}", "heads.projector.{wb}"),
-    Row("classifier.{wb}", "heads.classifier.{wb}"),
-    Row("layer_weights", "heads.layer_weights"),
-    Row("tdnn.{rest}", "heads.tdnn.{rest}"),
-    Row("feature_extractor.{wb}", "heads.feature_extractor.{wb}"),  # of an x-vector model, a linear layer
-    Row("objective.weight", "heads.objective.weight"),
-)
 DROPS = (Drop("mask_time_emb_vector", "an early port's second copy of the mask embedding"),)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A tensor of a head.
+
+    Attributes:
+        row: where it goes; heads have fairseq's names where it has them.
+        shape: its sizes by name, those of config.json where they stand there.
+    """
+
+    row: Row
+    shape: tuple[str | int, ...]
+
+
+def linear(source: str, target: str, outputs: str, inputs: str) -> tuple[Head, Head]:
+    """Weight and bias of a linear map."""
+    rows = (Row(f"{source}.{name}", f"heads.{target}.{name}") for name in ("weight", "bias"))
+    return Head(next(rows), (outputs, inputs)), Head(next(rows), (outputs,))
+
+
+def quantiser(inputs: str) -> tuple[Head, ...]:
+    """The quantiser of a pre-training class, and the map of what it gives."""
+    return (
+        Head(Row("quantizer.codevectors", "heads.quantizer.vars"), (1, "codevectors", "codevector_part")),
+        *linear("quantizer.weight_proj", "quantizer.weight_proj", "codevectors", inputs),
+        *linear("project_q", "project_q", "proj_codevector_dim", "codevector_dim"),
+    )
+
+
+@dataclass(frozen=True)
+class HeadClass:
+    """A class of the library.
+
+    Attributes:
+        suffix: what its name ends with.
+        types: the model types that it exists for; empty: all of them.
+        heads: what it has beside the encoder.
+    """
+
+    suffix: str
+    types: tuple[str, ...]
+    heads: tuple[Head, ...]
+
+    def rows(self) -> tuple[Row, ...]:
+        """Its part of the key table."""
+        return tuple(head.row for head in self.heads)
+
+    def sizes(self, checkpoint: Checkpoint, known: Mapping[str | int, int]) -> dict[str | int, int] | None:
+        """Size of each named axis, if the checkpoint has all of its heads and their shapes agree."""
+        sizes = dict(known)
+        for head in self.heads:
+            shape = checkpoint.shape(head.row.target)
+            if shape is None or len(shape) != len(head.shape) or 0 in shape:
+                return None
+            if any(sizes.setdefault(name, size) != size for name, size in zip(head.shape, shape)):
+                return None
+        if "codevectors" in sizes:
+            groups, rest = divmod(sizes["codevector_dim"], sizes["codevector_part"])
+            if rest or groups == 0 or sizes["codevectors"] % groups:
+                return None
+            sizes |= {"num_codevector_groups": groups, "num_codevectors_per_group": sizes["codevectors"] // groups}
+        return sizes
+
+
+def weighted(suffix: str, types: tuple[str, ...], heads: tuple[Head, ...]) -> tuple[HeadClass, HeadClass]:
+    """A class with and without weights of the encoder's hidden states."""
+    return HeadClass(suffix, types, (*heads, LAYER_WEIGHTS)), HeadClass(suffix, types, heads)
+
+
+def x_vector(depth: int) -> tuple[Head, ...]:
+    """Heads of a speaker embedding with `depth` time-delay layers."""
+    layers = [(f"tdnn.{i}.kernel", f"tdnn{i}", f"tdnn{i} inputs") for i in range(depth)]
+    return (
+        *linear("projector", "projector", "tdnn0", "hidden_size"),
+        *(head for name, outputs, inputs in layers for head in linear(name, name, outputs, inputs)),
+        # Beside the encoder's front end of that name, a linear map of mean and deviation over time.
+        *linear("feature_extractor", "feature_extractor", "xvector_output_dim", "pooled"),
+        *linear("classifier", "classifier", "xvector_output_dim", "xvector_output_dim"),
+        Head(Row("objective.weight", "heads.objective.weight"), ("xvector_output_dim", "labels")),
+    )
+
+
+LAYER_WEIGHTS = Head(Row("layer_weights", "heads.layer_weights"), ("states",))
+CLASSIFIERS = ("wav2vec2", "wav2vec2-conformer", "data2vec-audio", "wavlm", "unispeech-sat")
+MAX_TDNN = 8
+# In order of preference, should a checkpoint have the heads of several.
+CLASSES = (
+    HeadClass(
+        "ForPreTraining",
+        ("unispeech",),
+        (
+            *quantiser("channels"),
+            *linear("project_hid", "final_proj", "hidden_size", "proj_codevector_dim"),
+            *linear("ctc_proj", "ctc_proj", "num_ctc_classes", "hidden_size"),
+        ),
+    ),
+    HeadClass("ForCTC", (), linear("lm_head", "ctc_proj", "vocab_size", "hidden_size")),
+    HeadClass(
+        "ForPreTraining",
+        ("unispeech-sat",),
+        (
+            *quantiser("hidden_size"),
+            *linear("project_hid", "final_proj", "proj_codevector_dim", "hidden_size"),
+            *linear("speaker_proj", "spk_proj", "codevector_dim", "hidden_size"),
+            Head(Row("label_embeddings_concat", "heads.label_embs_concat"), ("num_clusters", "codevector_dim")),
+            Head(Row("layer_norm_for_extract.weight", "heads.layer_norm_for_extract.weight"), ("hidden_size",)),
+            Head(Row("layer_norm_for_extract.bias", "heads.layer_norm_for_extract.bias"), ("hidden_size",)),
+        ),
+    ),
+    HeadClass(
+        "ForPreTraining",
+        ("wav2vec2", "wav2vec2-conformer"),
+        (*quantiser("channels"), *linear("project_hid", "final_proj", "proj_codevector_dim", "hidden_size")),
+    ),
+    *(item for depth in range(MAX_TDNN, 0, -1) for item in weighted("ForXVector", CLASSIFIERS, x_vector(depth))),
+    *weighted(
+        "ForSequenceClassification",
+        (),
+        (
+            *linear("projector", "projector", "classifier_proj_size", "hidden_size"),
+            *linear("classifier", "classifier", "labels", "classifier_proj_size"),
+        ),
+    ),
+    *weighted("ForAudioFrameClassification", CLASSIFIERS, linear("classifier", "classifier", "labels", "hidden_size")),
+)
+BASE_CLASS = HeadClass("Model", (), ())
+HEAD_ROWS = tuple(dict.fromkeys(row for item in CLASSES for row in item.rows()))
+SIZES = (  # fields of config.json that say a size of a head
+    "vocab_size",
+    "num_ctc_classes",
+    "num_clusters",
+    "codevector_dim",
+    "proj_codevector_dim",
+    "num_codevector_groups",
+    "num_codevectors_per_group",
+    "classifier_proj_size",
+    "xvector_output_dim",
+)
 
 # Values under which the reference's forward pass is the one built here; an absent field has the first.
 REQUIRED: Mapping[str, tuple[Any, ...]] = {
@@ -56,8 +183,35 @@ REQUIRED: Mapping[str, tuple[Any, ...]] = {
     "feat_extract_activation": ("gelu",),
     "layer_norm_eps": (1e-5,),
     "add_adapter": (False,),
-    "feat_proj_layer_norm": (True, False),
+    "feat_proj_layer_norm": (True,),
 }
+# Field of config.json, field of the configuration, the library's default. A family has others, or fixes them.
+FIELDS: tuple[tuple[str, str, Any], ...] = (
+    ("feat_extract_norm", "extractor_norm", "group"),
+    ("conv_bias", "conv_bias", False),
+    ("num_hidden_layers", "num_layers", 12),
+    ("hidden_size", "width", 768),
+    ("intermediate_size", "ffn_width", 3072),
+    ("num_attention_heads", "num_heads", 12),
+    ("do_stable_layer_norm", "norm_first", False),
+    ("num_conv_pos_embeddings", "pos_conv_kernel", 128),
+    ("num_conv_pos_embedding_groups", "pos_conv_groups", 16),
+    ("hidden_dropout", "dropout", 0.1),
+    ("attention_dropout", "attention_dropout", 0.1),
+    ("activation_dropout", "activation_dropout", 0.1),
+    ("feat_proj_dropout", "input_dropout", 0.0),
+    ("layerdrop", "layerdrop", 0.1),
+)
+CONV_FIELDS = (
+    ("conv_dim", [512] * 7),
+    ("conv_kernel", [10, 3, 3, 3, 3, 2, 2]),
+    ("conv_stride", [5, 2, 2, 2, 2, 2, 2]),
+)
+PROCESSOR_FIELDS = (
+    ("do_normalize", "normalize"),
+    ("return_attention_mask", "attention_mask"),
+    ("sampling_rate", "sample_rate"),
+)
 
 
 def recognise(source: Source) -> bool:
@@ -68,20 +222,15 @@ def recognise(source: Source) -> bool:
 def keys(config: Config) -> Iterator[Keys]:
     """How the library names the tensors of a model: below a head class, or alone."""
     family = families()[config.family]
-    names = family.names.get("huggingface", ())
-    yield from (_keys(family, prefix) for prefix in (*map(_prefix, names), "") if names)
+    if model_type := _model_type(family):
+        yield from (_keys(family, prefix) for prefix in (_prefix(model_type), ""))
 
 
 def _keys(family: Family, prefix: str) -> Keys:
-    rows = (*ENCODER_ROWS, *(Row(*pair) for pair in family.rows.get("huggingface", ())))
     return Keys(
-        rows=(*(Row(prefix + row.source, row.target) for row in rows), *HEAD_ROWS),
+        rows=(*(Row(prefix + row.source, row.target) for row in _encoder_rows(family)), *HEAD_ROWS),
         drops=tuple(Drop(prefix + drop.source, drop.reason) for drop in DROPS),
     )
-
-
-def _prefix(model_type: Any) -> str:
-    return str(model_type).replace("-", "_") + "."
 
 
 def read(source: Source) -> Reading:
@@ -92,43 +241,25 @@ def read(source: Source) -> Reading:
     """
     hf: Mapping[str, Any] = source.root["config"]
     family = _family(hf)
-    own = family.required.get("huggingface", {})
-    for name, allowed in {**REQUIRED, **own}.items():
-        default = REQUIRED.get(name, allowed)[0]
-        if (value := hf.get(name, default)) not in allowed:
-            raise CheckpointError(f"{name} is {value!r} in config.json, which this version of zoo does not have")
-    norm = hf.get("feat_extract_norm", "layer" if family.name == "data2vec" else "group")
-    processor = _processor(source.root)
-    # Without a processor file: what every released model's has.
-    processor = {"do_normalize": norm == "layer", "return_attention_mask": norm == "layer"} | processor
+    for name, value in _unmet(family, hf).items():
+        raise CheckpointError(f"{name} is {value!r} in config.json, which this version of zoo does not have")
     tensors = source.root["tensors"]
-    config: Any = family.config.from_dict(
+    fields = {ours: hf.get(theirs, default) for theirs, ours, default in FIELDS}
+    fields |= {"conv_layers": _conv_layers(hf), "adapter_width": _adapter_width(hf)}
+    fields |= family.own_fields("huggingface", hf.get, {key: tensor.shape for key, tensor in tensors.items()})
+    fields |= family.fixed.get("huggingface", {})
+    # Without a processor file: what every released model's has.
+    layers = fields["extractor_norm"] == "layer"
+    processor = {"do_normalize": layers, "return_attention_mask": layers, "sampling_rate": 16000}
+    processor |= _processor(source.root)
+    config = family.config.from_dict(
         {
             "family": family.name,
-            "conv_layers": _conv_layers(hf),
-            "extractor_norm": norm,
-            "conv_bias": hf.get("conv_bias", False),
-            "feature_norm": family.name != "distilhubert",
-            "num_layers": hf.get("num_hidden_layers", 12),
-            "width": hf.get("hidden_size", 768),
-            "ffn_width": hf.get("intermediate_size", 3072),
-            "num_heads": hf.get("num_attention_heads", 12),
-            "norm_first": hf.get("do_stable_layer_norm", False),
-            **_positions(hf),
-            **_bias(hf),
-            "adapter_width": _adapter_width(hf),
-            "normalize": processor["do_normalize"],
+            **fields,
+            **{ours: processor[theirs] for theirs, ours in PROCESSOR_FIELDS},
             "normalize_eps": NORMALIZE_EPS,
             "padding_rule": "length",
-            "attention_mask": processor["return_attention_mask"],
-            "sample_rate": processor.get("sampling_rate", 16000),
-            "dropout": hf.get("hidden_dropout", 0.1),
-            "attention_dropout": hf.get("attention_dropout", 0.1),
-            "activation_dropout": hf.get("activation_dropout", 0.1),
-            "input_dropout": hf.get("feat_proj_dropout", 0.0),
-            "layerdrop": hf.get("layerdrop", 0.1),
-            "symbols": _symbols(source.root["vocab"]),
-            **family.own_fields("huggingface", hf.get, {key: tensor.shape for key, tensor in tensors.items()}),
+            "symbols": _symbols(source.root.get("vocab")),
         }
     )
     prefix = _prefix(hf["model_type"])
@@ -138,59 +269,51 @@ def read(source: Source) -> Reading:
         tensors=tensors,
         rows=names.rows,
         drops=names.drops,
-        source_config={"config": hf, "preprocessor": processor},
+        source_config={"config": hf, "preprocessor": processor, "tokenizer": source.root.get("tokenizer_config")},
     )
+
+
+def _encoder_rows(family: Family) -> tuple[Row, ...]:
+    return (*ENCODER_ROWS, *(Row(*pair) for pair in family.rows.get("huggingface", ())))
+
+
+def _prefix(model_type: str) -> str:
+    """What stands before the encoder's keys in a class with heads."""
+    return model_type.replace("-", "_") + "."
 
 
 def _processor(root: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the feature extractor: a file of its own or, as transformers 5 writes it, a part of another."""
-    own = root["preprocessor_config"] or (root["processor_config"] or {}).get("feature_extractor")
+    own = root.get("preprocessor_config") or (root.get("processor_config") or {}).get("feature_extractor")
     return dict(own) if isinstance(own, Mapping) else {}
 
 
 def _family(hf: Mapping[str, Any]) -> Family:
-    if hf.get("model_type") == "hubert" and not hf.get("feat_proj_layer_norm", True):
-        return families()["distilhubert"]  # the library has no class of its own for it
-    for family in families().values():
-        if hf.get("model_type") in family.names.get("huggingface", ()):
-            return family
-    known = sorted(name for family in families().values() for name in family.names.get("huggingface", ()))
+    """The family of a model type; of several, the one that computes what config.json says."""
+    found = [family for family in families().values() if _model_type(family) == hf.get("model_type")]
+    if found and hf.get("model_type"):
+        return min(found, key=lambda family: len(_unmet(family, hf)))
+    known = sorted({name for family in families().values() if (name := _model_type(family))})
     raise CheckpointError(f"its model_type is {hf.get('model_type')!r}; supported are {', '.join(known)}")
 
 
+def _model_type(family: Family) -> str:
+    """What config.json calls a family; empty: nothing."""
+    return family.names.get("huggingface", ("",))[0]
+
+
+def _unmet(family: Family, hf: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of config.json under which a family computes something else."""
+    required = {**REQUIRED, **family.required.get("huggingface", {})}
+    said = {name: hf.get(name, REQUIRED.get(name, allowed)[0]) for name, allowed in required.items()}
+    return {name: value for name, value in said.items() if value not in required[name]}
+
+
 def _conv_layers(hf: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    columns = (
-        hf.get("conv_dim", [512] * 7),
-        hf.get("conv_kernel", [10, 3, 3, 3, 3, 2, 2]),
-        hf.get("conv_stride", [5, 2, 2, 2, 2, 2, 2]),
-    )
+    columns = [hf.get(name, default) for name, default in CONV_FIELDS]
     if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
         raise CheckpointError("conv_dim, conv_kernel and conv_stride in config.json are not lists of one length")
     return list(zip(*columns))
-
-
-def _positions(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The positional convolution; of data2vec, `num_conv_pos_embeddings` is the depth of its stack."""
-    groups = hf.get("num_conv_pos_embedding_groups", 16)
-    if "conv_pos_kernel_size" in hf:
-        return {
-            "pos_conv_kernel": hf["conv_pos_kernel_size"],
-            "pos_conv_groups": groups,
-            "pos_conv_norm": "layer",
-            "pos_conv_depth": hf.get("num_conv_pos_embeddings", 5),
-        }
-    return {
-        "pos_conv_kernel": hf.get("num_conv_pos_embeddings", 128),
-        "pos_conv_groups": groups,
-        "pos_conv_norm": "batch" if hf.get("conv_pos_batch_norm", False) else "weight",
-    }
-
-
-def _bias(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The gated relative position bias, which exactly the models that count buckets have."""
-    if "num_buckets" not in hf:
-        return {}
-    return {"relative_buckets": hf["num_buckets"], "relative_max_distance": hf.get("max_bucket_distance", 800)}
 
 
 def _adapter_width(hf: Mapping[str, Any]) -> Any:
@@ -205,4 +328,142 @@ def _symbols(vocabulary: Mapping[str, Any] | None) -> list[str] | None:
     return sorted(vocabulary, key=lambda token: int(vocabulary[token]))
 
 
-DIALECT = Dialect(name="huggingface", recognise=recognise, read=read, keys=keys)
+def holds(config: Config) -> bool:
+    """Whether the library has the family."""
+    return bool(_model_type(families()[config.family]))
+
+
+def write(checkpoint: Checkpoint) -> Export:
+    """A folder for the class that has the checkpoint's heads, if there is one.
+
+    What the folder that a checkpoint came from said beside its architecture is said again.
+    """
+    config: Any = checkpoint.config
+    family = families()[config.family]
+    model_type, stem = family.names["huggingface"]
+    source = checkpoint.source_config("huggingface")
+    before = _mapping(source.get("config"))
+    chosen, sizes = _class(checkpoint, before)
+    hf = {
+        **{name: value for name, value in before.items() if name != "torch_dtype"},
+        "model_type": model_type,
+        "architectures": [stem + chosen.suffix],
+        "dtype": str(checkpoint.tensors["feature_projection.projection.weight"].dtype).removeprefix("torch."),
+        **_fields(config, family),
+        **_head_fields(chosen, sizes, before),
+    }
+    hf.setdefault("pad_token_id", 0)  # the blank of CTC: the first symbol, where no folder said otherwise
+    dropped = _without_mask(checkpoint, hf)
+    prefix = _prefix(model_type) if chosen.heads else ""
+    written = {name: prefix + key for name, key in invert(_encoder_rows(family), checkpoint.tensors).items()}
+    written |= invert(chosen.rows(), checkpoint.tensors)
+    dropped |= {name: f"{stem}{chosen.suffix} has no such head" for name in checkpoint.tensors if name not in written}
+    written = {name: key for name, key in written.items() if name not in dropped}
+    processor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        **_mapping(source.get("preprocessor")),
+        **{theirs: getattr(config, ours) for theirs, ours in PROCESSOR_FIELDS},
+    }
+    if not source:  # what every released model's says
+        processor["return_attention_mask"] = config.extractor_norm == "layer"
+    root: dict[str, Any] = {
+        "config": hf,
+        "preprocessor_config": processor,
+        "tensors": {key: checkpoint.tensors[name] for name, key in written.items()},
+    }
+    if config.symbols is not None:
+        root["vocab"] = {symbol: number for number, symbol in enumerate(config.symbols)}
+        root["tokenizer_config"] = _mapping(source.get("tokenizer")) or _tokenizer(config.symbols, hf["pad_token_id"])
+    return Export(root=root, written=written, dropped=dropped)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What a file says under a name, if that is an object."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _class(checkpoint: Checkpoint, before: Mapping[str, Any]) -> tuple[HeadClass, Mapping[str | int, int]]:
+    """The class that the folder named, or else the first, of those whose heads are all there; sizes of its heads."""
+    config: Any = checkpoint.config
+    model_type, stem = families()[config.family].names["huggingface"]
+    known: dict[str | int, int] = {
+        1: 1,
+        "hidden_size": config.width,
+        "channels": config.conv_layers[-1][0],
+        "states": config.num_layers + 1,
+    }
+    fitting = [
+        (item, sizes)
+        for item in CLASSES
+        if model_type in (item.types or (model_type,)) and (sizes := item.sizes(checkpoint, known)) is not None
+    ]
+    named = [(item, sizes) for item, sizes in fitting if [stem + item.suffix] == before.get("architectures")]
+    return next(iter([*named, *fitting]), (BASE_CLASS, known))
+
+
+def _fields(config: Any, family: Family) -> dict[str, Any]:
+    """What config.json says of the encoder."""
+    fixed = family.fixed.get("huggingface", {})
+    says = family.says.get("huggingface", lambda config: {})
+    return {
+        **{theirs: getattr(config, ours) for theirs, ours, _ in FIELDS if ours not in fixed},
+        **{theirs: list(column) for (theirs, _), column in zip(CONV_FIELDS, zip(*config.conv_layers))},
+        **({"adapter_attn_dim": config.adapter_width} if config.adapter_width else {}),
+        **{name: allowed[0] for name, allowed in family.required.get("huggingface", {}).items()},
+        **says(config),
+    }
+
+
+def _head_fields(chosen: HeadClass, sizes: Mapping[str | int, int], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says of the heads of a class."""
+    fields: dict[str, Any] = {name: sizes[name] for name in SIZES if name in sizes}
+    if "labels" in sizes:
+        fields["use_weighted_layer_sum"] = LAYER_WEIGHTS in chosen.heads
+        if len(_mapping(before.get("id2label"))) != sizes["labels"]:
+            names = [f"LABEL_{number}" for number in range(sizes["labels"])]
+            fields |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    if "tdnn0" in sizes:
+        outputs = [sizes[f"tdnn{i}"] for i in range(MAX_TDNN) if f"tdnn{i}" in sizes]
+        inputs = [sizes[f"tdnn{i} inputs"] for i in range(len(outputs))]
+        fields["tdnn_dim"] = outputs
+        fields["tdnn_kernel"] = [size // channels for size, channels in zip(inputs, [outputs[0], *outputs])]
+    return fields
+
+
+def _without_mask(checkpoint: Checkpoint, hf: dict[str, Any]) -> dict[str, str]:
+    """Why the mask embedding is left out, if it is; masking, without which the library has none, is then off."""
+    if hf["model_type"] in ALWAYS_MASKED:
+        return {}
+    made_up = checkpoint.provenance.get("made_up")
+    if isinstance(made_up, list) and MASK in made_up and not checkpoint.tensors[MASK].load().any():
+        hf["mask_time_prob"] = hf["mask_feature_prob"] = 0.0
+        return {MASK: "it was made up, and config.json turns masking off"}
+    probabilities = hf.setdefault("mask_time_prob", 0.05), hf.get("mask_feature_prob")
+    if any(isinstance(p, (int, float)) and p > 0 for p in probabilities):
+        return {}
+    return {MASK: "config.json turns masking off"}
+
+
+def _tokenizer(symbols: tuple[str, ...], blank: Any) -> dict[str, Any]:
+    """Settings of the tokenizer; its pad token is the blank of CTC."""
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "word_delimiter_token": "|"}
+    return {
+        "tokenizer_class": "Wav2Vec2CTCTokenizer",
+        "pad_token": symbols[blank if blank in range(len(symbols)) else 0],
+        **{name: token if token in symbols else None for name, token in special.items()},
+    }
+
+
+DIALECT = Dialect(
+    name="huggingface",
+    recognise=recognise,
+    read=read,
+    keys=keys,
+    target="hf",
+    holds=holds,
+    write=write,
+    unsaid=frozenset({"padding_rule", "normalize_eps", "attention_mask"}),
+)

@@ -273,12 +273,14 @@ class Family:
         config: class of its configurations.
         model: makes the module from a configuration.
         presets: its released checkpoints.
-        names: dialect -> the names by which that dialect's own configurations call the family.
+        names: dialect -> the names by which that dialect's own configurations call the family; "huggingface": its
+            model type and what the names of its classes begin with.
         fixed: dialect -> configuration fields that the dialect fixes for this family.
         required: dialect -> its own fields, and values under which it computes what is built here, in place of those
             that the dialect requires of every family.
         fields: dialect -> what makes configuration fields, beside the shared encoder's where the family has those,
             from (look-up of a field of the file's configuration by name and default, shapes of its tensors).
+        says: dialect -> the inverse of `fields`: what its own configuration says of a model beside the shared fields.
         rows: dialect -> (source key, zoo key) templates beside those that the dialect has for every family, or in
             place of those with the same source.
         drops: dialect -> (source key, reason) templates of what is left behind.
@@ -294,6 +296,7 @@ class Family:
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     required: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
     fields: Mapping[str, FieldReader] = field(default_factory=dict)
+    says: Mapping[str, Callable[[Any], dict[str, Any]]] = field(default_factory=dict)
     rows: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     drops: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     generated: Mapping[str, Callable[[Any], Tensor]] = field(default_factory=dict)

@@ -362,12 +362,20 @@ def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[i
 
 
 def _huggingface_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What config.json says of a Conformer, whose encoder always ends with its norm."""
+    """What config.json says of a Conformer; its encoder always ends with its norm."""
     return {
         "positions": get("position_embeddings_type", "relative"),
         "depthwise_kernel": get("conv_depthwise_kernel_size", 31),
         "conv_dropout": get("conformer_conv_dropout", 0.1),
-        "norm_first": True,
+    }
+
+
+def _huggingface_says(config: ConformerConfig) -> dict[str, Any]:
+    """The inverse of `_huggingface_fields`."""
+    return {
+        "position_embeddings_type": config.positions,
+        "conv_depthwise_kernel_size": config.depthwise_kernel,
+        "conformer_conv_dropout": config.conv_dropout,
     }
 
 
@@ -378,13 +386,14 @@ FAMILY = Family(
     config=ConformerConfig,
     model=Conformer,
     presets=PRESETS,
-    names={"fairseq": ("wav2vec2", "wav2vec_ctc"), "huggingface": ("wav2vec2-conformer",)},
-    fixed={"fairseq": {"padding_rule": "length"}},
+    names={"fairseq": ("wav2vec2", "wav2vec_ctc"), "huggingface": ("wav2vec2-conformer", "Wav2Vec2Conformer")},
+    fixed={"fairseq": {"padding_rule": "length"}, "huggingface": {"norm_first": True, "adapter_width": 0}},
     required={
         "fairseq": {"layer_type": ("conformer",)},
         "huggingface": {"hidden_act": ("swish", "silu"), "rotary_embedding_base": (10000,)},
     },
     fields={"fairseq": _fairseq_fields, "huggingface": _huggingface_fields},
+    says={"huggingface": _huggingface_says},
     rows={
         "fairseq": (
             ("encoder.layers.{n}.ffn{half}.layer_norm.{wb}", "encoder.layers.{n}.ffn{half}_layer_norm.{wb}"),

@@ -53,6 +53,21 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRESETS,
-    names={"fairseq": ("data2vec_audio",), "huggingface": ("data2vec-audio",)},
-    fixed={"fairseq": {"padding_rule": "length"}},
+    names={"fairseq": ("data2vec_audio",), "huggingface": ("data2vec-audio", "Data2VecAudio")},
+    fixed={
+        "fairseq": {"padding_rule": "length"},
+        "huggingface": {"extractor_norm": "layer", "norm_first": False, "pos_conv_norm": "layer"},
+    },
+    fields={
+        "huggingface": lambda get, shapes: {
+            "pos_conv_kernel": get("conv_pos_kernel_size", 19),
+            "pos_conv_depth": get("num_conv_pos_embeddings", 5),
+        }
+    },
+    says={
+        "huggingface": lambda config: {
+            "conv_pos_kernel_size": config.pos_conv_kernel,
+            "num_conv_pos_embeddings": config.pos_conv_depth,
+        }
+    },
 )

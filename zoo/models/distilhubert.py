@@ -28,6 +28,11 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRESETS,
-    fixed={"s3prl_distiller": {"feature_norm": False, "padding_rule": "length"}},
+    names={"huggingface": ("hubert", "Hubert")},
+    fixed={
+        "s3prl_distiller": {"feature_norm": False, "padding_rule": "length"},
+        "huggingface": {"feature_norm": False},
+    },
+    required={"huggingface": {"feat_proj_layer_norm": (False,)}},
     rows={"s3prl_distiller": (("output_layer.{rest}", "heads.output_layer.{rest}"),)},
 )

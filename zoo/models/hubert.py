@@ -102,9 +102,13 @@ FAMILY = Family(
     presets=PRESETS,
     names={
         "fairseq": ("hubert", "hubert_ctc", "hubert_pretraining"),
-        "huggingface": ("hubert",),
+        "huggingface": ("hubert", "Hubert"),
         "torchaudio": ("wav2vec2_model",),
     },
     fixed={"fairseq": {"padding_rule": "reshape"}},
+    fields={
+        "huggingface": lambda get, shapes: {"pos_conv_norm": "batch" if get("conv_pos_batch_norm", False) else "weight"}
+    },
+    says={"huggingface": lambda config: {"conv_pos_batch_norm": config.pos_conv_norm == "batch"}},
     rows={"fairseq": (("label_embs_concat", "heads.label_embs_concat"),)},
 )

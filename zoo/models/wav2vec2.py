@@ -230,6 +230,10 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRETRAINED + VOXPOPULI_ENCODERS + FINE_TUNED,
-    names={"fairseq": ("wav2vec2", "wav2vec_ctc"), "huggingface": ("wav2vec2",), "torchaudio": ("wav2vec2_model",)},
+    names={
+        "fairseq": ("wav2vec2", "wav2vec_ctc"),
+        "huggingface": ("wav2vec2", "Wav2Vec2"),
+        "torchaudio": ("wav2vec2_model",),
+    },
     fixed={"fairseq": {"padding_rule": "length"}},
 )

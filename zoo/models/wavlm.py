@@ -57,8 +57,20 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRESETS,
-    names={"huggingface": ("wavlm",), "torchaudio": ("wavlm_model",)},
-    fixed={"microsoft": {"padding_rule": "reshape"}},
+    names={"huggingface": ("wavlm", "WavLM"), "torchaudio": ("wavlm_model",)},
+    fixed={"microsoft": {"padding_rule": "reshape"}, "huggingface": {"adapter_width": 0}},
+    fields={
+        "huggingface": lambda get, shapes: {
+            "relative_buckets": get("num_buckets", 320),
+            "relative_max_distance": get("max_bucket_distance", 800),
+        }
+    },
+    says={
+        "huggingface": lambda config: {
+            "num_buckets": config.relative_buckets,
+            "max_bucket_distance": config.relative_max_distance,
+        }
+    },
     rows={
         "microsoft": (
             (
