@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -101,8 +101,8 @@ class Conversion:
             "dtypes": self.dtypes(),
             "dropped": self.assignment.dropped,
             "made_up": sorted(self.assignment.made_up),
-            "config": _plain(self.reading.source_config),
-            **_plain(self.reading.extra),
+            "config": dict(self.reading.source_config),
+            **self.reading.extra,
         }
 
 
@@ -157,11 +157,10 @@ def _read(source: Source, preset: str | None) -> tuple[str, Reading, tuple[str, 
     dialect = next((dialect for dialect in dialects().values() if dialect.recognise(source)), None)
     if dialect is not None and preset is None:
         root = Recorded(source.root)
-        return (
-            dialect.name,
-            dialect.read(Unwritten(root, source.path, source.container, source.globals)),
-            tuple(root.unread()),
-        )
+        reading = dialect.read(Unwritten(root, source.path, source.container, source.globals))
+        unread = root.unread()  # before the whole of it is copied
+        said = {name: _plain(getattr(reading, name)) for name in ("source_config", "extra", "provenance")}
+        return dialect.name, replace(reading, **said), unread
     if source.container in ("folder", "safetensors"):
         raise CheckpointError(f"it has a configuration of its own; leave out --preset {preset}")
     tensors = _bare.state_dict(source.root)

@@ -7,24 +7,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 SEVERAL = 4  # a task's section has one value that matters, a model's a dozen
-# Fields of the toolkits' own configurations that do not change what an encoder computes: of training, masking, losses,
-# heads, and of data. `*` is anything.
+# Fields of the toolkits' own configurations that do not change what an encoder computes, or not unseen by its tensors:
+# of training, masking, losses, heads, and of data. `*` is anything.
 WITHOUT_EFFECT = """
     *_norm_target_layer *_norm_targets *label* adam_* adapter_* adp_* aim_* all_gather_list_size amp* apply_mask
-    apply_spec_augment
-    architectures attn_type average_top_k_layers azureml_logging batch_size* best_checkpoint_metric bf16
-    binarized_dataset blank_* bos* bpe broadcast_buffers bucket_cap_mb channel checkpoint_* classifier_proj_size
+    apply_spec_augment architectures attn_type average_top_k_layers azureml_logging batch_size* best_checkpoint_metric
+    bf16 binarized_dataset blank_* bos* bpe broadcast_buffers bucket_cap_mb channel checkpoint_* classifier_proj_size
     clip_norm code_penalty codebook_negatives codevector_dim combine_valid_subsets continue_once
-    contrastive_logits_temperature cosine_loss cpu cpu_offload criterion cross_sample_negatives ctc_loss_reduction
-    ctc_zero_infinity curriculum data data_buffer_size dataset_impl ddp_backend ddp_comm_hook debug_param_names
-    depthwise_conv_kernel_size device_id disable_validation distributed_* diversity_loss_weight drop_path
-    dropout_features dtype ema_* empty_cache_freq enable_padding eos* extractor_dropout fast_stat_sync feat_pen_loss
-    feat_quantizer_dropout feature_grad_mult final_dim final_dropout find_unused_parameters finetune_from_model
-    fix_batches_to_gpus fixed_validation_seed force_anneal fp16* fp32_reduce_scatter freeze_* gen_subset
-    gradient_as_bucket_view gradient_penalty grouped_shuffling gru_rel_pos gumbel hard_gumbel heartbeat_timeout
-    ignore_unused_valid_subsets infonce init_teacher_* initializer_range input_dim keep_* latent_* layer_decay layerdrop
-    load_checkpoint_on_all_dp_ranks load_ema localsgd_frequency log_* logit_temp loss_* lr lr_* mask_* max_epoch
-    max_positions max_sample_size max_source_positions max_tokens* max_update max_valid_steps
+    contrastive_logits_temperature conv_pos_batch_norm cosine_loss cpu cpu_offload criterion cross_sample_negatives
+    ctc_loss_reduction ctc_zero_infinity curriculum data data_buffer_size dataset_impl ddp_backend ddp_comm_hook
+    debug_param_names depthwise_conv_kernel_size device_id disable_validation distributed_* diversity_loss_weight
+    drop_path dropout_features dtype ema_* empty_cache_freq enable_padding eos* extractor_dropout fast_stat_sync
+    feat_pen_loss feat_quantizer_dropout feature_grad_mult final_dim final_dropout find_unused_parameters
+    finetune_from_model fix_batches_to_gpus fixed_validation_seed force_anneal fp16* fp32_reduce_scatter freeze_*
+    gen_subset gradient_as_bucket_view gradient_penalty grouped_shuffling gru_rel_pos gumbel hard_gumbel
+    heartbeat_timeout ignore_unused_valid_subsets infonce init_teacher_* initializer_range input_dim keep_* latent_*
+    layer_decay layerdrop load_checkpoint_on_all_dp_ranks load_ema localsgd_frequency log_* logit_temp loss_* lr lr_*
+    mask_* max_epoch max_positions max_sample_size max_source_positions max_tokens* max_update max_valid_steps
     maximize_best_checkpoint_metric memory_efficient_* min_loss_scale min_params_to_wrap min_pred_var min_sample_size
     min_target_var model_parallel_size multi_corpus_* n_mfcc n_tasks negatives_from_everywhere no_epoch_checkpoints
     no_last_checkpoints no_mask_* no_pretrained_weights no_progress_bar no_reshard_after_forward no_save*
