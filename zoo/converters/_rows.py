@@ -26,7 +26,7 @@ PLACEHOLDERS = {
     "qkv": "q|k|v",
     "rest": ".+",
 }
-SHOWN = 4  # keys named in a message before it says how many more there are
+SHOWN = 4  # keys named in a message before it says how many more there are, shared out among its problems
 
 
 @dataclass(frozen=True)
@@ -108,18 +108,15 @@ def assign(
     missing = [key for key in expected if key not in result.filled]
     result.made_up = {key: expected[key] for key in missing if key in optional}
     missing = [key for key in missing if key not in optional]
-    problems = [
-        f"{what}: {_list(keys)}"
-        for what, keys in (
-            ("tensors that the configuration has no place for", unmatched),
-            ("tensors that match more than one place", ambiguous),
-            ("parameters that nothing fills", missing),
-            ("shapes that differ from the configuration", wrong),
-        )
-        if keys
-    ]
-    if problems:
-        raise CheckpointError("the tensors do not fit the configuration; " + "; ".join(problems))
+    problems = {
+        "tensors that the configuration has no place for": unmatched,
+        "tensors that match more than one place": ambiguous,
+        "parameters that nothing fills": missing,
+        "shapes that differ from the configuration": wrong,
+    }
+    if found := [(what, keys) for what, keys in problems.items() if keys]:
+        listed = (f"{what}: {_list(keys, -(-SHOWN // len(found)))}" for what, keys in found)
+        raise CheckpointError("the tensors do not fit the configuration; " + "; ".join(listed))
     return result
 
 
@@ -149,6 +146,6 @@ def _through(pairs: list[tuple[str, str]], names: Iterable[str]) -> dict[str, st
     return found
 
 
-def _list(keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return ", ".join(keys[:SHOWN]) + more
+def _list(keys: list[str], most: int) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more
