@@ -1,9 +1,10 @@
 """Checkpoints that fairseq writes, of every era.
 
 The configuration is an argparse Namespace, an omegaconf DictConfig, or a plain dict with or without references.
-Pre-trained models and CTC models fine-tuned from them. Facts from fairseq `checkpoint_utils.py`, `wav2vec2.py`,
-`wav2vec2_asr.py`, `hubert.py`, `hubert_asr.py`, `examples/data2vec` and `examples/wav2vec/unsupervised` (3d262bb2,
-MIT) and their history.
+Pre-trained models and CTC models fine-tuned from them. What is written has no class in its pickle, but is a plain
+dictionary; dictionaries of symbols are lists, which is enough for fairseq to build a model. Facts from fairseq
+`checkpoint_utils.py`, `wav2vec2.py`, `wav2vec2_asr.py`, `wav2vec2_classification.py`, `hubert.py`, `hubert_asr.py`,
+`examples/data2vec` and `examples/wav2vec/unsupervised` (3d262bb2, MIT) and their history.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 from zoo._registry import families
+from zoo._tensors import cast
 from zoo.converters import _fairseq_layout as layout
-from zoo.converters._dialect import Dialect, Keys, Reading
+from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._fields import resolve
 from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Source
@@ -38,8 +42,22 @@ AROUND_DROPS = (
 )
 
 # Fields that fine-tuning sets anew, beside the encoder's own; it may add adapters (MMS).
-ADAPTER_FIELDS = ("layer_type", "adp_num", "adp_dim", "adp_act_fn", "adp_trf_idx")
-OVERRIDDEN = ("dropout", "attention_dropout", "activation_dropout", "dropout_input", *ADAPTER_FIELDS)
+OVERRIDDEN = ("dropout", "attention_dropout", "activation_dropout", "dropout_input", *layout.ADAPTER_FIELDS)
+
+# What other fields of fairseq's configuration refer to.
+SECTIONS: Mapping[str, Any] = {
+    "common": {"tpu": False, "seed": 1},
+    "optimization": {"max_update": 0},
+    "distributed_training": {"ddp_backend": "pytorch_ddp"},
+}
+# Without these fairseq takes a file for one of its oldest.
+TRAINER: Mapping[str, Any] = {
+    "optimizer_history": [{"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}],
+    "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+}
+CLASSIFICATION: Mapping[str, Any] = {"_name": "audio_classification", "labels": "lang"}
+UNSAID = frozenset({"normalize_eps", "padding_rule", "attention_mask", "sample_rate"})
+CONFORMER_DROPOUTS = frozenset({"attention_dropout", "activation_dropout", "conv_dropout"})  # fairseq's blocks have one
 
 
 def recognise(source: Source) -> bool:
@@ -94,7 +112,8 @@ def read(source: Source) -> Reading:
     tensors = layout.tensors(root["model"].items())
     fields: dict[str, Any] = {}
     if issubclass(family.config, SpeechEncoderConfig):
-        fields = layout.encoder_fields(get, family.required.get("fairseq")) | {"normalize": _normalize(inner, outer)}
+        fields = layout.encoder_fields(get, family.required.get("fairseq"))
+        fields |= {"normalize": _normalize(inner, outer), "sample_rate": _sample_rate(inner, outer)}
     fields |= family.own_fields("fairseq", get, {key: tensor.shape for key, tensor in tensors.items()})
     fixed = family.fixed.get("fairseq", {})
     config = family.config.from_dict({"family": family.name, **fields, "symbols": _symbols(root), **fixed})
@@ -107,6 +126,70 @@ def read(source: Source) -> Reading:
         source_config={"model": outer["model"], "task": outer["task"]},
         extra=_dictionaries(root) | ({"language": root["language"]} if "language" in root else {}),
     )
+
+
+def write(checkpoint: Checkpoint) -> Export:
+    """A model as fairseq's own loader takes it: pre-trained, or fine-tuned if it has a head of that kind."""
+    config: Any = checkpoint.config
+    family = families()[config.family]
+    outer, inner = sections_before(checkpoint)
+    fields = layout.model_fields(checkpoint, inner["model"])
+    kind, heads = layout.kind(fields), checkpoint.heads()
+    tuned = next((head for head in ("pooling_layer", "ctc_proj") if head in heads), None)
+    chosen = {tuned, *kind.heads & {"label_embs_concat"}} if tuned else kind.heads
+    what = "a fine-tuned model of fairseq" if tuned else f"fairseq's {fields['_name']}"
+    rows = _keys(config, NESTED if tuned else "").rows
+    written = layout.write_model(checkpoint, fields, rows, chosen, what)
+    data = {"data": "."}
+    if issubclass(family.config, SpeechEncoderConfig):
+        data |= {"normalize": config.normalize, "sample_rate": config.sample_rate}
+    state: dict[str, Any] = {} if config.symbols is None else {"target_dictionary": list(config.symbols)}
+    task = {**kind.task, **data}
+    if fields["_name"] == "hubert":
+        state["dictionaries"] = layout.dictionaries(checkpoint, written.made_up)
+        task["label_rate"] = fields["label_rate"]
+    model, tensors = fields, dict[str, Any](written.tensors)
+    if tuned:
+        model = _tuned(tuned, checkpoint, kind.ctc, fields, outer["model"]) | {
+            "w2v_args": {"model": fields, "task": task}
+        }
+        task = {**(CLASSIFICATION if tuned == "pooling_layer" else kind.tuning), **data}
+    else:
+        layout.make_up(written, checkpoint)
+        tensors = dict(written.tensors)
+        if fields["_name"] == "data2vec_audio":
+            teacher = {k.removeprefix("encoder."): t for k, t in tensors.items() if k.startswith("encoder.")}
+            tensors["_ema"] = {key: cast(tensor, torch.float32) for key, tensor in teacher.items()}
+            written.made_up["_ema"] = "the encoder itself, as the loader insists on a teacher"
+    cfg = {"_name": None, **SECTIONS, "model": model, "task": task}
+    return Export(
+        root={"args": None, "cfg": cfg, "model": tensors, **TRAINER, "task_state": state},
+        written=written.written,
+        dropped=written.dropped,
+        made_up=written.made_up,
+    )
+
+
+def _tuned(
+    head: str, checkpoint: Checkpoint, name: str, fields: Mapping[str, Any], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The configuration of a fine-tuned model, without that of the encoder in it."""
+    config: Any = checkpoint.config
+    said = {field: fields[field] for field in OVERRIDDEN if field in fields}
+    said |= {"_name": name, "normalize": config.normalize, "layerdrop": config.layerdrop, "w2v_path": ""}
+    if head == "pooling_layer":
+        said["_name"] = "wav2vec_classification"
+        if linear := checkpoint.shape("heads.pooling_layer.linear.weight"):
+            said["latent_embed_dim"] = linear[0]
+        said |= {"pooling": before.get("pooling") or "mean", "activation_fn": before.get("activation_fn") or "gelu"}
+    return {**layout.kept_fields(before), **said}
+
+
+def sections_before(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Sections of the file that a model came from, if it was fairseq's or like it: of the whole, of its encoder."""
+    outer = _sections(checkpoint.source_config("fairseq", "s3prl_converted") or {"model": {}})
+    arguments = outer["model"].get("w2v_args")
+    return outer, _sections(arguments) if isinstance(arguments, Mapping) else outer
 
 
 def _with_language(root: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -180,23 +263,41 @@ def _normalize(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> bool:
     return said.pop() if said else False
 
 
+def _sample_rate(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> Any:
+    """Samples per second that the model was trained with."""
+    return resolve(inner["task"].get("sample_rate"), inner, outer) or 16000
+
+
 def _task_state(root: Mapping[str, Any]) -> Mapping[str, Any]:
     state = root.get("task_state")
     return state if isinstance(state, Mapping) else {}
 
 
-def _symbols(root: Mapping[str, Any]) -> list[str] | None:
+def _symbols(root: Mapping[str, Any]) -> Any:
     """Output symbols of a CTC head, when the file holds its dictionary."""
-    dictionary = _task_state(root).get("target_dictionary")
-    return dictionary["symbols"] if isinstance(dictionary, Mapping) and "symbols" in dictionary else None
+    return _listed(_task_state(root).get("target_dictionary"))
 
 
 def _dictionaries(root: Mapping[str, Any]) -> dict[str, Any]:
     """Label dictionaries of a HuBERT pre-training run."""
     dictionaries = _task_state(root).get("dictionaries")
-    if not isinstance(dictionaries, list):
-        return {}
-    return {"dictionaries": [d.get("symbols") for d in dictionaries if isinstance(d, Mapping)]}
+    found = [_listed(dictionary) for dictionary in dictionaries] if isinstance(dictionaries, list) else []
+    known = [symbols for symbols in found if symbols is not None]
+    return {"dictionaries": known} if known else {}
 
 
-DIALECT = Dialect(name="fairseq", recognise=recognise, read=read, keys=keys)
+def _listed(dictionary: Any) -> Any:
+    """The symbols of a dictionary: fairseq's object, or the plain list that is written here."""
+    return dictionary.get("symbols") if isinstance(dictionary, Mapping) else dictionary
+
+
+DIALECT = Dialect(
+    name="fairseq",
+    recognise=recognise,
+    read=read,
+    keys=keys,
+    target="fairseq",
+    holds=lambda config: "fairseq" in families()[config.family].says,
+    write=write,
+    unsaid=UNSAID | CONFORMER_DROPOUTS,
+)

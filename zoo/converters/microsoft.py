@@ -1,6 +1,6 @@
 """WavLM and UniSpeech-SAT as Microsoft distributes them: `{"cfg": {...}, "model": {...}}`, keys as fairseq's.
 
-The two families share the layout; only the relative position bias tells them apart.
+The two families share the layout; only the relative position bias tells them apart. s3prl takes such files as they are.
 Facts from microsoft/UniSpeech `WavLM/WavLM.py` (40d3227, share-alike: read for facts) and s3prl's loader (Apache-2.0).
 """
 
@@ -11,13 +11,16 @@ from typing import Any
 
 from zoo._registry import families
 from zoo.converters import _fairseq_layout as layout
-from zoo.converters._dialect import Dialect, Keys, Reading
+from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
 from zoo.models._family import Config
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 FAMILIES = {True: "wavlm", False: "unispeech_sat"}  # by whether the position bias is on
+
+# Fields of the shared encoder that Microsoft's class does not know.
+LACKS = frozenset({"conv_pos_batch_norm", "pos_conv_depth", *layout.ADAPTER_FIELDS})
 
 
 def recognise(source: Source) -> bool:
@@ -69,4 +72,31 @@ def read(source: Source) -> Reading:
     )
 
 
-DIALECT = Dialect(name="microsoft", recognise=recognise, read=read, keys=keys)
+def write(checkpoint: Checkpoint) -> Export:
+    """The encoder, the only thing that such a file has."""
+    config: Any = checkpoint.config
+    biased = config.family == FAMILIES[True]
+    bias = {"num_buckets": config.relative_buckets, "max_distance": config.relative_max_distance}
+    cfg = {
+        **layout.said_fields(config, LACKS),
+        **layout.kept_fields(checkpoint.source_config("microsoft")),
+        "normalize": config.normalize,
+        "relative_position_embedding": biased,
+        "gru_rel_pos": biased,
+        **(bias if biased else {}),
+    }
+    rows = layout.rows(config, families()[config.family], "microsoft")
+    written = layout.write_model(checkpoint, cfg, rows, (), "Microsoft's file, which is of an encoder alone,")
+    return Export(root={"cfg": cfg, "model": written.tensors}, written=written.written, dropped=written.dropped)
+
+
+DIALECT = Dialect(
+    name="microsoft",
+    recognise=recognise,
+    read=read,
+    keys=keys,
+    target="s3prl",
+    holds=lambda config: config.family in FAMILIES.values(),
+    write=write,
+    unsaid=frozenset({"normalize_eps", "padding_rule", "attention_mask", "symbols"}),
+)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo._tensors import Lazy
-from zoo.converters._dialect import Dialect, Reading
-from zoo.converters._rows import Drop, Row
+from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
+from zoo.converters._rows import Drop, Row, invert
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
 from zoo.models.tera import TeraConfig
@@ -22,6 +22,20 @@ KEYS = (
 )
 LAYER = "encoder.layer.{n}."
 PARTS = ("attention.self.{rest}", "attention.output.{rest}", "intermediate.{rest}", "output.{rest}")
+SECOND_NAMES = {"": "output.", "attention.": "attention.output."}  # of pre-norm blocks' norms
+FIELDS = {  # s3prl's field of a transformer, ours
+    "hidden_size": "width",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "ffn_width",
+    "hidden_act": "activation",
+    "share_layer": "share_layers",
+    "pre_layer_norm": "norm_first",
+    "layer_norm_eps": "norm_eps",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+}
+NUMBERS = frozenset({"layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob"})  # which may be text
 # Settings of s3prl's transforms under which they compute what the zoo has; an absent one has that value.
 FBANK = {"use_log_fbank": True}
 
@@ -40,11 +54,20 @@ def read(source: Source) -> Reading:
     root: Mapping[str, Any] = source.root
     found = _configuration(root)
     config = _config(found)
-    shared = config.share_layers
+    rows, drops = _table(config)
+    head = root.get("SpecHead")
+    tensors = _tensors(root["Transformer"])
+    if isinstance(head, Mapping):
+        tensors |= {f"heads.{key}": tensor for key, tensor in _tensors(head).items()}
+    return Reading(config=config, tensors=tensors, rows=rows, drops=drops, source_config=found)
+
+
+def _table(config: TeraConfig) -> tuple[tuple[Row, ...], tuple[Drop, ...]]:
+    """The key table; the reconstruction head stands under `heads` there."""
     last = f"encoder.layer.{config.num_layers - 1}."
     rows = [Row("heads.{rest}", "heads.{rest}"), *KEYS]
     drops = []
-    if shared:  # s3prl loads all copies into one block, the last one last
+    if config.share_layers:  # s3prl loads all copies into one block, the last one last
         rows += [Row(last + part, "encoder.layer.0." + part) for part in PARTS]
         drops = [
             Drop(f"encoder.layer.{i}.{{rest}}", "a copy of the block that all layers share")
@@ -54,12 +77,70 @@ def read(source: Source) -> Reading:
         rows += [Row(LAYER + part, LAYER + part) for part in PARTS]
     if config.norm_first:
         again = "the norm of a sub-layer under its second name"
-        drops += [Drop(f"{last if shared else LAYER}{key}LayerNorm.{{wb}}", again) for key in ("", "attention.")]
-    head = root.get("SpecHead")
-    tensors = _tensors(root["Transformer"])
-    if isinstance(head, Mapping):
-        tensors |= {f"heads.{key}": tensor for key, tensor in _tensors(head).items()}
-    return Reading(config=config, tensors=tensors, rows=tuple(rows), drops=tuple(drops), source_config=found)
+        block = last if config.share_layers else LAYER
+        drops += [Drop(f"{block}{key}LayerNorm.{{wb}}", again) for key in SECOND_NAMES]
+    return tuple(rows), tuple(drops)
+
+
+def write(checkpoint: Checkpoint) -> Export:
+    """A file as s3prl's trainer writes it, without what only training needs."""
+    config = checkpoint.config
+    if not isinstance(config, TeraConfig):
+        raise CheckpointError(f"s3prl's trainer has no {config.family} models")
+    keys = invert(_table(config)[0], checkpoint.tensors)
+    state = {key: checkpoint.tensors[name] for name, key in keys.items() if not name.startswith("heads.")}
+    if config.norm_first:
+        for key in [key for key in state if key.startswith("encoder.layer.")]:
+            for second, first in SECOND_NAMES.items():
+                block, found, rest = key.partition(f".{first}LayerNorm.")
+                if found and block.removeprefix("encoder.layer.").isdecimal():
+                    state[f"{block}.{second}LayerNorm.{rest}"] = state[key]
+    if config.share_layers:
+        last = f"encoder.layer.{config.num_layers - 1}."
+        for key in [key for key in state if key.startswith(last)]:
+            for layer in range(config.num_layers - 1):
+                state[f"encoder.layer.{layer}." + key.removeprefix(last)] = state[key]
+    head = {name.removeprefix("heads."): t for name, t in checkpoint.tensors.items() if name.startswith("heads.")}
+    root = {"Config": _said(checkpoint, config), "Transformer": state, **({"SpecHead": head} if head else {})}
+    return Export(root=root, written=keys)
+
+
+def _said(checkpoint: Checkpoint, config: TeraConfig) -> dict[str, Any]:
+    """The inverse of `_config`; what else the configuration of the original file says stays as it is."""
+    before = checkpoint.source_config("s3prl")
+    output = checkpoint.shape("heads.output.weight")
+    transformer = {"input_dim": -1, "initializer_range": 0.02, **before.get("transformer", {})}
+    return {
+        "transformer": transformer | {theirs: getattr(config, ours) for theirs, ours in FIELDS.items()},
+        "task": {**before.get("task", {}), "sequence_length": config.chunk_frames},
+        "audio": {**before.get("audio", {}), **_said_audio(config, output[0] if output else config.feature_width)},
+    }
+
+
+def _said_audio(config: TeraConfig, predicted: int) -> dict[str, Any]:
+    """The inverse of `_kaldi` and `_online`; `predicted` is the width of the features that the head predicts."""
+    if config.kaldi:
+        options: dict[str, Any] = {"frame_length": config.frame_length_ms, "frame_shift": config.frame_shift_ms}
+        options |= {"num_mel_bins": config.mel_bands} if config.features != "spectrogram" else {}
+        options |= {"num_ceps": config.cepstra} if config.features == "mfcc" else {}
+        return {
+            "kaldi": {"feat_type": config.features, config.features: options},
+            "delta": {"order": config.delta_order, "win_length": config.delta_window},
+            "cmvn": {"use_cmvn": config.cmvn},
+        }
+    bins = config.frame_samples // 2 + 1
+    made = {"channel": 0, "log": True, "delta": config.delta_order, "cmvn": config.cmvn}
+    linear = config.features == "linear" or predicted == bins * (config.delta_order + 1) != config.feature_width
+    return {
+        "target_level": config.level_db,
+        "win_ms": config.frame_length_ms,
+        "hop_ms": config.frame_shift_ms,
+        "sample_rate": config.sample_rate,
+        "n_freq": bins,
+        "n_mels": config.mel_bands,
+        "input": {"feat_type": config.features, **made},
+        "target": {"feat_type": "linear" if linear else "mel", **made},
+    }
 
 
 def _configuration(root: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -86,23 +167,9 @@ def _config(found: Mapping[str, Any]) -> TeraConfig:
             "say; give a checkpoint that was trained from waveforms"
         )
     transformer: Mapping[str, Any] = found["transformer"]
-    names = {
-        "hidden_size": "width",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "intermediate_size": "ffn_width",
-        "hidden_act": "activation",
-        "share_layer": "share_layers",
-        "pre_layer_norm": "norm_first",
-    }
-    values = {ours: transformer[theirs] for theirs, ours in names.items() if theirs in transformer}
-    for theirs, ours in (
-        ("layer_norm_eps", "norm_eps"),
-        ("hidden_dropout_prob", "dropout"),
-        ("attention_probs_dropout_prob", "attention_dropout"),
-    ):
-        if theirs in transformer:
-            values[ours] = _number(transformer[theirs], theirs)
+    values = {ours: transformer[theirs] for theirs, ours in FIELDS.items() if theirs in transformer}
+    for theirs in NUMBERS & transformer.keys():
+        values[FIELDS[theirs]] = _number(transformer[theirs], theirs)
     length = task.get("sequence_length") if isinstance(task, Mapping) else None
     if length is None:
         raise CheckpointError("its configuration has no task.sequence_length, which says how long audio is cut")
@@ -197,4 +264,11 @@ def _tensors(state: Mapping[Any, Any]) -> dict[str, Lazy]:
     return found
 
 
-DIALECT = Dialect(name="s3prl", recognise=recognise, read=read)
+DIALECT = Dialect(
+    name="s3prl",
+    recognise=recognise,
+    read=read,
+    target="s3prl",
+    holds=lambda config: config.family == "tera",
+    write=write,
+)

@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo._registry import families
 from zoo.converters import _fairseq_layout as layout
-from zoo.converters._dialect import Dialect, Keys, Reading
+from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
 from zoo.models._family import Config
@@ -33,6 +33,7 @@ FIELDS: Mapping[str, Any] = {
     "activation_dropout": 0.1,
     "encoder_layerdrop": 0.0,
 }
+RENAMED = {"conv_feature_layers": "extractor_conv_feature_layers"}
 # Values under which the encoder is the one built here: the others mix an embedding of the task into its input.
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "attention_type": ("original",),
@@ -68,7 +69,7 @@ def read(source: Source) -> Reading:
             raise CheckpointError(f"{name} is {value!r}, which this version of zoo does not have")
 
     def get(name: str, default: Any) -> Any:
-        own = "extractor_conv_feature_layers" if name == "conv_feature_layers" else name
+        own = RENAMED.get(name, name)
         return cfg.get(own, FIELDS[own]) if own in FIELDS else default
 
     family = families()["distilhubert"]
@@ -83,4 +84,37 @@ def read(source: Source) -> Reading:
     )
 
 
-DIALECT = Dialect(name="s3prl_distiller", recognise=recognise, read=read, keys=keys)
+def write(checkpoint: Checkpoint) -> Export:
+    """The encoder and its predictions; s3prl takes one without them for a model that predicts its own layers."""
+    config: Any = checkpoint.config
+    said = {RENAMED.get(name, name): value for name, value in layout.said_fields(config).items()}
+    before = checkpoint.source_config("s3prl_distiller")
+    cfg = {**before.get("distiller", {}), **{name: value for name, value in said.items() if name in FIELDS}}
+    if shape := checkpoint.shape("heads.output_layer.2.weight"):
+        kind, (tasks, inner, final) = "expand-last", shape
+        cfg |= {"final_dim": final, "out_layer_inter_dim": inner}
+    else:
+        kind, tasks = "self-hidden", config.num_layers + 1
+    cfg |= {"task_emb_type": kind, "out_layer_type": kind, "n_tasks": tasks}
+    if len(cfg.get("pred_layer_id", ())) != tasks:
+        cfg["pred_layer_id"] = list(range(tasks))
+    rows = layout.rows(config, families()[config.family], "s3prl_distiller")
+    rows = tuple(row for row in rows if row.target != "masked_spec_embed")
+    written = layout.write_model(checkpoint, cfg, rows, {"output_layer"}, "s3prl's distilled model")
+    return Export(
+        root={"Distiller": written.tensors, "Config": {**before, "distiller": cfg}},
+        written=written.written,
+        dropped=written.dropped,
+    )
+
+
+DIALECT = Dialect(
+    name="s3prl_distiller",
+    recognise=recognise,
+    read=read,
+    keys=keys,
+    target="s3prl",
+    holds=lambda config: config.family == "distilhubert",
+    write=write,
+    unsaid=frozenset({"normalize_eps", "padding_rule", "attention_mask", "input_dropout", "symbols"}),
+)

@@ -345,19 +345,32 @@ PRESETS = (
 )  # fmt: skip
 
 
+POSITIONS = {"rel_pos": "relative", "rope": "rotary"}  # in fairseq's words
+
+
 def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """What fairseq's configuration says of its Conformer; its blocks know one dropout."""
     kind, attention = get("pos_enc_type", "abs"), get("attn_type", "")
-    names = {"rel_pos": "relative", "rope": "rotary"}
-    if kind not in names or attention != "espnet":
+    if kind not in POSITIONS or attention != "espnet":
         raise ConfigError(
             f"the Conformer has pos_enc_type {kind!r} and attn_type {attention!r}; "
             "supported are rel_pos and rope with attention of type espnet"
         )
     return {
-        "positions": names[kind],
+        "positions": POSITIONS[kind],
         "depthwise_kernel": get("depthwise_conv_kernel_size", 31),
         **dict.fromkeys(("attention_dropout", "activation_dropout", "conv_dropout"), get("dropout", 0.1)),
+    }
+
+
+def _fairseq_says(config: ConformerConfig) -> dict[str, Any]:
+    """The inverse."""
+    return {
+        "_name": "wav2vec2",
+        "layer_type": "conformer",
+        "attn_type": "espnet",
+        "pos_enc_type": next(theirs for theirs, ours in POSITIONS.items() if ours == config.positions),
+        "depthwise_conv_kernel_size": config.depthwise_kernel,
     }
 
 
@@ -393,7 +406,7 @@ FAMILY = Family(
         "huggingface": {"hidden_act": ("swish", "silu"), "rotary_embedding_base": (10000,)},
     },
     fields={"fairseq": _fairseq_fields, "huggingface": _huggingface_fields},
-    says={"huggingface": _huggingface_says},
+    says={"fairseq": _fairseq_says, "huggingface": _huggingface_says},
     rows={
         "fairseq": (
             ("encoder.layers.{n}.ffn{half}.layer_norm.{wb}", "encoder.layers.{n}.ffn{half}_layer_norm.{wb}"),

@@ -65,9 +65,10 @@ FAMILY = Family(
         }
     },
     says={
+        "fairseq": lambda config: {"_name": "data2vec_audio"},
         "huggingface": lambda config: {
             "conv_pos_kernel_size": config.pos_conv_kernel,
             "num_conv_pos_embeddings": config.pos_conv_depth,
-        }
+        },
     },
 )

@@ -89,9 +89,9 @@ PRESETS = (
         paper="https://arxiv.org/abs/2406.06371", licence="CC-BY-NC-SA-4.0", confirmed=False,
     ),
     _preset(
-        "ms_hubert", BASE, "LibriSpeech 960 h", "FAIRSEQ:huggingface.co/s3prl/MS-HuBERT/resolve/main/iter3.pt",
+        "ms_hubert", BASE, "LibriSpeech 960 h", "S3C:MS-HuBERT/resolve/main/iter3.pt",
         licence="NOASSERTION", paper="https://arxiv.org/abs/2406.05661", confirmed=False,
-        notes="the file is in s3prl's converted layout; the releaser states no licence",
+        notes="the releaser states no licence",
     ),
 )  # fmt: skip
 
@@ -109,6 +109,9 @@ FAMILY = Family(
     fields={
         "huggingface": lambda get, shapes: {"pos_conv_norm": "batch" if get("conv_pos_batch_norm", False) else "weight"}
     },
-    says={"huggingface": lambda config: {"conv_pos_batch_norm": config.pos_conv_norm == "batch"}},
+    says={
+        "fairseq": lambda config: {"_name": "hubert", "label_rate": 50.0},
+        "huggingface": lambda config: {"conv_pos_batch_norm": config.pos_conv_norm == "batch"},
+    },
     rows={"fairseq": (("label_embs_concat", "heads.label_embs_concat"),)},
 )

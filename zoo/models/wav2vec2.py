@@ -236,4 +236,5 @@ FAMILY = Family(
         "torchaudio": ("wav2vec2_model",),
     },
     fixed={"fairseq": {"padding_rule": "length"}},
+    says={"fairseq": lambda config: {"_name": "wav2vec2"}},
 )

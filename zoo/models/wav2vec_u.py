@@ -622,11 +622,8 @@ def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[i
     if type(mmi_weight) not in (int, float):
         raise CheckpointError(f"mmi_weight is {mmi_weight!r}; expected a number")
     norms = [name for name in ("spectral", "weight") if get(f"discriminator_{name}_norm", False)]
-    same = {
-        name: get(name, default)
-        for name, default in WavVecUConfig(family="wav2vec_u").to_dict().items()
-        if name.startswith(("generator_", "discriminator_", "blank_")) and name != "discriminator_norm"
-    }
+    defaults = WavVecUConfig(family="wav2vec_u").to_dict()
+    same = {name: get(name, defaults[name]) for name in SAME_FIELDS}
     inside = {name: segmentation[name] for name in SEGMENTATION_FIELDS if segmentation.get(name) is not None}
     return {
         **same,
@@ -639,6 +636,25 @@ def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[i
     }
 
 
+def _fairseq_says(config: WavVecUConfig) -> dict[str, Any]:
+    """The inverse; the head's loss is on if there is a head."""
+    return {
+        "_name": "wav2vec_u",
+        **{name: getattr(config, name) for name in SAME_FIELDS},
+        "generator_batch_norm": int(config.generator_batch_norm),
+        "input_dim": config.input_dim,
+        "mmi_weight": 0.5 if config.auxiliary_dim else 0.0,
+        "target_dim": config.auxiliary_dim or 64,
+        "segmentation": {"type": config.segmentation, **{name: getattr(config, name) for name in SEGMENTATION_FIELDS}},
+        **{f"discriminator_{norm}_norm": config.discriminator_norm == norm for norm in ("spectral", "weight")},
+    }
+
+
+SAME_FIELDS = tuple(
+    name
+    for name in WavVecUConfig.__dataclass_fields__
+    if name.startswith(("generator_", "discriminator_", "blank_")) and name != "discriminator_norm"
+)
 SEGMENTATION_FIELDS = ("subsample_rate", "mean_pool", "mean_pool_join", "remove_zeros")
 
 
@@ -704,6 +720,7 @@ FAMILY = Family(
     presets=PRESETS,
     names={"fairseq": ("wav2vec_u",)},
     fields={"fairseq": _fairseq_fields},
+    says={"fairseq": _fairseq_says},
     rows={
         "fairseq": (
             ("generator.{rest}", "generator.{rest}"),
