@@ -236,6 +236,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             root = loaded(file.root)
         change(root)
         torch.save(root, here / name)
+    with open_torch_file(here / "good.pt") as file:
+        torch.save({f"net.{name}": tensor for name, tensor in loaded(file.root)["model"].items()}, here / "bare.pt")
     assert zoo.convert.main([str(here / "good.pt"), "-o", str(here / "good.safetensors")]) == 0
     native = (here / "good.safetensors").read_bytes()
     end = 8 + int.from_bytes(native[:8], "little")
@@ -274,6 +276,10 @@ REFUSED = {
     "inspect: empty": "zoo.convert --inspect empty.pt --json",
     "inspect: shape": "zoo.convert --inspect shape.pt",
     "dry run: missing tensor": "zoo.convert --dry-run missing_tensor.pt",
+    "convert: bare state dict": "zoo.convert bare.pt",
+    "convert: bare state dict of another size": "zoo.convert bare.pt --preset hubert_base",
+    "convert: no such preset": "zoo.convert bare.pt --preset hubert_bse",
+    "convert: native with a preset": "zoo.convert good.safetensors --preset hubert_base",
     "convert: OUT exists": "zoo.convert good.pt",
     "convert: OUT is a folder": "zoo.convert good.pt -o plain_folder --force",
     "convert: OUT is the source": "zoo.convert good.pt -o good.pt",

@@ -41,7 +41,6 @@ def recorded() -> dict[str, dict[str, Any]]:
 
 FACTS = recorded()
 FILES = sorted(FACTS)
-FUSED = re.compile(r"\[\d\]$")  # which part of a fused projection
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -71,24 +70,25 @@ def test_every_tensor_arrives_unchanged(name: str) -> None:
     with open_conversion(DATA / name) as conversion:
         filled = conversion.assignment.filled
     assert set(filled) | set(conversion.assignment.made_up) == set(state)
-    # DistilHuBERT was trained unmasked, data2vec 2.0 shows zeros.
-    assert bool(conversion.assignment.made_up) == (facts["family"] == "data2vec2" or name == "distilhubert.pt")
+    # DistilHuBERT was trained unmasked, data2vec 2.0 shows zeros, torchaudio leaves the embedding out.
+    unmasked = {"distilhubert.pt", *(name for name in FACTS if name.startswith(("torchaudio", "data2vec2")))}
+    assert bool(conversion.assignment.made_up) == (name in unmasked)
     teacher = {f"_ema.{key}" for key in facts.get("ema", ())}
     copies = {key for key in facts["state"] if re.search(r"layers\.[1-9]\d*\.self_attn\.rotary_emb\.inv_freq$", key)}
-    assert {FUSED.sub("", key) for key in filled.values()} == set(facts["state"]) - copies
+    assert {key.partition("[")[0] for key in filled.values()} == set(facts["state"]) - copies
     assert set(conversion.assignment.dropped) == teacher | copies
     made = generator.tensors(facts["state"], facts["seed"], facts["scale"])
     if language := facts.get("language"):  # whose tensors stand beside the model's and take their place
         own = {key: facts["state"][key] for key in language["tensors"]}
         made |= generator.tensors(own, language["seed"], facts["scale"])
     for target, source in filled.items():
-        whole = FUSED.sub("", source)
-        want = torch.from_numpy(made[whole])
-        if whole != source:
-            want = want.chunk(3)[int(source[-2])]
+        key, _, part = source.partition("[")  # of a stack of projections, one
+        want = torch.from_numpy(made[key])
+        if part:
+            want = want.chunk(3)["qkv".index(part[0])]
         while want.dim() > state[target].dim():
             (want,) = want  # a stack of one adapter; one scale for every layer
-        if facts["state"][whole]["dtype"] == "float16":
+        if facts["state"][key]["dtype"] == "float16":
             want = want.half().float()
         assert torch.equal(state[target], want), target
 
@@ -124,6 +124,35 @@ def test_heads_are_built_only_when_asked_for() -> None:
     wave = torch.randn(1, 1000)
     assert model(wave, layers=[0]).logits is None  # the head needs the last layer, which was not asked for
     assert model(wave, layers=[-1]).logits.shape[2] == len(model.config.symbols)
+
+
+@pytest.mark.parametrize(
+    ("nest", "around"),
+    [
+        ("encoder.w2v_model.", ("decoder.layers.0.fc1.weight", "decoder.embed_out", "encoder.proj.bias")),
+        (
+            "encoder.w2v_encoder.w2v_model.",
+            ("decoder.embed_tokens.weight", "encoder.adaptor.layers.0.0.weight", "encoder.w2v_encoder.proj.weight"),
+        ),
+    ],
+)
+def test_the_encoder_of_a_sequence_to_sequence_model(nest: str, around: tuple[str, ...], tmp_path: Path) -> None:
+    """`wav2vec_seq2seq` and speech translation: what belongs to the decoder is left behind, with a reason."""
+    facts = FACTS["ctc_hubert.pt"]
+    made = generator.tensors(facts["state"], facts["seed"], facts["scale"])
+    state = {
+        k.replace("w2v_encoder.w2v_model.", nest): torch.from_numpy(v) for k, v in made.items() if "w2v_model" in k
+    }
+    state |= {key: torch.ones(2) for key in around}
+    config = facts["config"]
+    cfg = {**config, "model": {**config["model"], "_name": "wav2vec_seq2seq"}}
+    torch.save({"args": None, "cfg": cfg, "model": state}, tmp_path / "source.pt")
+    model, whole = zoo.load(tmp_path / "source.pt", heads=True), zoo.load(DATA / "ctc_hubert.pt")
+    assert model.provenance["dropped"].keys() == set(around)
+    assert all("decoder" in reason for reason in model.provenance["dropped"].values())
+    found = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("heads.")}
+    assert found.keys() == whole.state_dict().keys()
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in found.items())
 
 
 def test_conversion_reads_no_optimiser_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from zoo._cli import printable
 from zoo.converters import Conversion, export, open_conversion
 from zoo.converters._dialect import Checkpoint, Export
 from zoo.converters._fields import read_dictionary
+from zoo.converters._inspection import same_architecture, training_state
 from zoo.converters._sink import write_folder, write_torch_file
 from zoo.errors import CheckpointError, ConfigError, InputError
 
@@ -63,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DICT",
         help="fairseq dict.txt that says what a wav2vec-U model's outputs stand for, where SOURCE does not",
     )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="registry name whose configuration is SOURCE's, where SOURCE says nothing of its own or cannot",
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--dry-run", action="store_true", help="show where every tensor goes and write nothing")
     parser.add_argument("--inspect", action="store_true", help="show what SOURCE is, without loading tensors")
@@ -71,13 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    with open_conversion(args.source) as conversion:
+    with open_conversion(args.source, args.preset) as conversion:
         if args.dictionary is not None:
             conversion = _with_dictionary(conversion, args.dictionary)
         if args.inspect:
             _show(_inspection(conversion), args.json)
             return 0
-        if args.to == conversion.dialect == "zoo":
+        if args.to == "zoo" == conversion.dialect:
             raise InputError(f"{args.source} is a native file already; give it to zoo.load as it is")
         checkpoint = conversion.checkpoint()
         exported = None if args.to == "zoo" else _export(checkpoint, args)
@@ -154,6 +160,7 @@ def _summary(conversion: Conversion) -> dict[str, Any]:
         "parameters": sum(encoder),
         "heads": sorted({name.split(".")[1] for name in tensors if name.startswith("heads.")}),
         "made_up": sorted(conversion.assignment.made_up),
+        "unknown_config": list(conversion.unread),
     }
 
 
@@ -164,8 +171,11 @@ def _inspection(conversion: Conversion) -> dict[str, Any]:
         "sha256": conversion.sha256(),
         "container": source.container,
         **_summary(conversion),
+        "architecture": same_architecture(conversion.config),
+        "dtypes": conversion.dtypes(),
         "config": conversion.config.to_dict(),
         "classes": list(source.globals),
+        "training_state": training_state(source.root),
     }
 
 
@@ -184,7 +194,7 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
 
 def _show_keys(conversion: Conversion, exported: Export | None, as_json: bool) -> None:
     filled, dropped = conversion.assignment.filled, dict(conversion.assignment.dropped)
-    made_up = dict.fromkeys(sorted(conversion.assignment.made_up), "zeros, the source has none")
+    made_up = dict.fromkeys(sorted(conversion.assignment.made_up), "the source has none")
     written: Mapping[str, str] = {}
     if exported is not None:
         written, dropped, made_up = exported.written, dropped | {**exported.dropped}, made_up | {**exported.made_up}
@@ -201,7 +211,7 @@ def _show_keys(conversion: Conversion, exported: Export | None, as_json: bool) -
     for key, reason in dropped.items():
         print(printable(f"{key} dropped: {reason}"))
     for name, reason in made_up.items():
-        print(printable(f"{name} made up: {reason}"))
+        print(printable(f"{name} made up: zeros, {reason}"))
 
 
 if __name__ == "__main__":

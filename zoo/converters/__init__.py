@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,11 +16,14 @@ import torch
 
 from zoo._registry import families
 from zoo._tensors import Made, zeros
+from zoo.converters import _bare
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
+from zoo.converters._recorded import Recorded
 from zoo.converters._rows import Assignment, assign
 from zoo.converters._source import Folder, Source, Unwritten, open_source
 from zoo.converters._unsupported import refuse_unsupported
-from zoo.errors import CheckpointError, ConfigError
+from zoo.converters._weight_norm import unfold
+from zoo.errors import CheckpointError, ConfigError, UnknownModelError
 from zoo.models._family import Config, Family
 
 # Parameters of training only that a file may lack; they become zeros, and the result says so. A family may name more
@@ -46,12 +49,14 @@ class Conversion:
         reading: what the dialect found.
         assignment: which source key fills which parameter, and what is left behind.
         source: the open checkpoint.
+        unread: fields that its configuration has and that nobody looked at, by their path.
     """
 
     dialect: str
     reading: Reading
     assignment: Assignment
     source: Source
+    unread: tuple[str, ...] = ()
 
     def __enter__(self) -> Conversion:
         return self
@@ -81,21 +86,23 @@ class Conversion:
         """Hash of the file, or of the files that hold a folder's weights."""
         return sha256(*(self.source.weights if isinstance(self.source, Folder) else [self.source.path]))
 
+    def dtypes(self) -> list[str]:
+        """In which the file stores its floating-point tensors."""
+        dtypes = {tensor.dtype for tensor in self.reading.tensors.values() if tensor.dtype.is_floating_point}
+        return sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
     def provenance(self) -> dict[str, Any]:
         """Where the tensors come from, as JSON data that is the same for the same file."""
         if self.reading.provenance is not None:
             return dict(self.reading.provenance)
-        dtypes = {
-            str(t.dtype).removeprefix("torch.") for t in self.reading.tensors.values() if t.dtype.is_floating_point
-        }
         return {
             "dialect": self.dialect,
             "sha256": self.sha256(),
-            "dtypes": sorted(dtypes),
+            "dtypes": self.dtypes(),
             "dropped": self.assignment.dropped,
             "made_up": sorted(self.assignment.made_up),
-            "config": _plain(self.reading.source_config),
-            **_plain(self.reading.extra),
+            "config": dict(self.reading.source_config),
+            **self.reading.extra,
         }
 
 
@@ -118,27 +125,50 @@ def sha256(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def open_conversion(path: Path) -> Conversion:
+def open_conversion(path: Path, preset: str | None = None) -> Conversion:
     """Open a checkpoint of another toolkit, find its dialect and match its tensors; reads no tensor.
+
+    Args:
+        path: a file or folder.
+        preset: a registry name whose configuration is taken instead of what the file says of itself.
 
     Raises:
         CheckpointError: when the file is not understood or its tensors do not fit its configuration.
+        UnknownModelError: when there is no such registry name.
     """
     source = open_source(path)
     try:
         refuse_unsupported(source)
-        for dialect in dialects().values():
-            if dialect.recognise(source):
-                break
-        else:
-            raise CheckpointError(f"its layout is none that the zoo reads ({', '.join(dialects())}); {_top(source)}")
-        reading = dialect.read(source)
+        dialect, reading, unread = _read(source, preset)
+        reading = unfold(reading)
         assignment = match(reading)
         _check_dtypes(reading, assignment)
-        return Conversion(dialect.name, reading, assignment, source)
+        return Conversion(dialect, reading, assignment, source, unread)
+    except UnknownModelError:
+        source.close()
+        raise
     except (CheckpointError, ConfigError) as error:
         source.close()
         raise CheckpointError(f"{path} cannot be converted: {error}") from None
+
+
+def _read(source: Source, preset: str | None) -> tuple[str, Reading, tuple[str, ...]]:
+    """Name of the layout, what is in the file, and which fields of its configuration nobody looked at."""
+    dialect = next((dialect for dialect in dialects().values() if dialect.recognise(source)), None)
+    if dialect is not None and preset is None:
+        root = Recorded(source.root)
+        reading = dialect.read(Unwritten(root, source.path, source.container, source.globals))
+        unread = root.unread()  # before the whole of it is copied
+        said = {name: _plain(getattr(reading, name)) for name in ("source_config", "extra", "provenance")}
+        return dialect.name, replace(reading, **said), unread
+    if source.container in ("folder", "safetensors"):
+        raise CheckpointError(f"it has a configuration of its own; leave out --preset {preset}")
+    tensors = _bare.state_dict(source.root)
+    if tensors is None:
+        raise CheckpointError(f"its layout is none that the zoo reads ({', '.join(dialects())}); {_top(source)}")
+    if preset is not None:
+        return "state_dict", _bare.read_as(tensors, preset, dialects().values()), ()
+    return "state_dict", _bare.read_alone(tensors, dialects().values(), match), ()
 
 
 def targets() -> list[str]:

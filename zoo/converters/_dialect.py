@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,18 @@ class Reading:
     source_config: Mapping[str, Any]
     extra: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """One way in which a dialect names the tensors of a model.
+
+    Attributes:
+        rows, drops: as of a `Reading`.
+    """
+
+    rows: tuple[Row, ...]
+    drops: tuple[Drop, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +107,8 @@ class Dialect:
         name: of the layout.
         recognise: whether a file has this layout, judged by its structure alone.
         read: what is in a file that was recognised; raises CheckpointError.
+        keys: the ways in which it names the tensors of a configuration's model, one inside another model first; none
+            where it has no such model. By these a state dict without a configuration is read.
         target: what `--to` calls it; several dialects of one toolkit share it. Empty: it cannot be written.
         holds: whether it has models of a configuration's family.
         write: what is to be written. What it makes is read again by `read`, and a model that does not come back as it
@@ -105,6 +119,7 @@ class Dialect:
     name: str
     recognise: Callable[[Source], bool]
     read: Callable[[Source], Reading]
+    keys: Callable[[Any], Iterable[Keys]] = lambda config: ()
     target: str = ""
     holds: Callable[[Config], bool] = lambda config: False
     write: Callable[[Checkpoint], Export] | None = None

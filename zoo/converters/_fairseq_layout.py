@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from zoo._registry import families
 from zoo._tensors import Lazy, Made, zeros
+from zoo.converters import _state_dict
 from zoo.converters._dialect import Checkpoint
 from zoo.converters._fields import SPECIALS, Block, parse_conv_layers, resolve
 from zoo.converters._rows import Row, invert
@@ -85,9 +81,6 @@ POSITIONAL_ROWS = {
 
 ADAPTER = re.compile(r".*\.adapter_layer\.(W_a|W_b|b_a|b_b|ln_W|ln_b)")  # stacked over adapters
 SCALE = re.compile(r".*\.alibi_scale")  # (1, 1, H, 1, 1), in older files without the first axis
-FUSED = re.compile(r"(?!_ema\.).*\.attn\.qkv\.(weight|bias)")  # rows of query, key and value, in that order
-
-PART = re.compile(r"(.*)\[(\d)\]")  # of such rows, as the key tables call them
 
 # Values under which the reference's forward pass is the one built here; an absent field has the first.
 REQUIRED: Mapping[str, tuple[Any, ...]] = {
@@ -200,61 +193,32 @@ def rows(config: Config, family: Family, dialect: str) -> tuple[Row, ...]:
     return (*(row for row in common if row.source not in replaced), *own)
 
 
-@dataclass(frozen=True)
-class Part:
-    """One of the equal parts that lie one after another in a tensor, not yet read.
-
-    Attributes:
-        whole: the tensor.
-        shape: sizes of each part.
-        index: which one.
-    """
-
-    whole: Lazy
-    shape: tuple[int, ...]
-    index: int = 0
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """As stored."""
-        return self.whole.dtype
-
-    @property
-    def numel(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    def load(self) -> Tensor:
-        """Read it; a copy, as a view would keep the whole in memory."""
-        return self.whole.load().reshape(-1, *self.shape)[self.index].clone()
+def _reshaped(tensor: Lazy, shape: tuple[int, ...]) -> Lazy:
+    """The same elements in other sizes."""
+    return Made(tensor.dtype, shape, tensor.load)
 
 
-def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, Lazy]:
-    """The tensors of a state dict; one dictionary inside it, such as data2vec's teacher copy, is taken apart.
+def tensors(items: Iterable[tuple[Any, Any]]) -> dict[str, Lazy]:
+    """The tensors of a state dict, without the axes that the zoo leaves out.
 
     Raises:
         CheckpointError: for something that is no tensor.
     """
-    found: dict[str, Lazy] = {}
-    for key, value in items:
-        inside = [(f"{key}.{k}", v) for k, v in value.items()] if isinstance(value, Mapping) else [(key, value)]
-        for name, tensor in inside:
-            if not isinstance(name, str) or not isinstance(tensor, Lazy):
-                raise CheckpointError(f"the model's state dict holds something else than a tensor under {name!r}")
-            found |= _parts(name, tensor)
-    return found
+    return {key: _narrow(key, tensor) for key, tensor in _state_dict.tensors(items).items()}
 
 
-def _parts(name: str, tensor: Lazy) -> dict[str, Lazy]:
-    """A tensor of a state dict by its name, or the parts of it that have a place of their own."""
+def _narrow(key: str, tensor: Lazy) -> Lazy:
     shape = tensor.shape
-    if ADAPTER.fullmatch(name) and shape[:1] == (1,):
-        return {name: Part(tensor, shape[1:])}
-    if SCALE.fullmatch(name) and set(shape[:-3]) == {1}:
-        return {name: Part(tensor, shape[-3:])}
-    if FUSED.fullmatch(name) and shape and shape[0] % 3 == 0:
-        return {f"{name}[{i}]": Part(tensor, (shape[0] // 3, *shape[1:]), i) for i in range(3)}
-    return {name: tensor}
+    if ADAPTER.fullmatch(key) and shape[:1] == (1,):
+        return _reshaped(tensor, shape[1:])
+    return _reshaped(tensor, shape[-3:]) if SCALE.fullmatch(key) and set(shape[:-3]) == {1} else tensor
+
+
+def _whole(key: str, tensor: Lazy) -> Lazy:
+    """The inverse of `_narrow`."""
+    if ADAPTER.fullmatch(key):  # they stand in stacks, of which the zoo has one
+        return _reshaped(tensor, (1, *tensor.shape))
+    return _reshaped(tensor, (1, 1, *tensor.shape)) if SCALE.fullmatch(key) else tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,9 +351,7 @@ def write_model(
     for name, tensor in checkpoint.tensors.items():
         if name in keys and (not name.startswith("heads.") or name.split(".")[1] in heads):
             key = written[name] = keys[name]
-            # Adapters stand in stacks, of which the zoo has one.
-            stacked = ADAPTER.fullmatch(key) is not None
-            tensors[key] = Made(tensor.dtype, (1, *tensor.shape), tensor.load) if stacked else tensor
+            tensors[key] = _whole(key, tensor)
     dropped = {name: f"{what} has no place for it" for name in checkpoint.tensors if name not in written}
     config: Any = checkpoint.config
     for template, _ in families()[config.family].drops.get("fairseq", ()):
@@ -397,27 +359,7 @@ def write_model(
         for key in [key for key in tensors if first != template and key.endswith(first)]:
             for block in range(1, config.num_layers):  # which all have a copy
                 tensors[key.removesuffix(first) + template.format(later=block)] = tensors[key]
-    return Written(fields=fields, tensors=_joined(tensors), written=written, dropped=dropped, made_up={})
-
-
-def _joined(tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """The inverse of `_parts`, but for the stacks of adapters."""
-    found: dict[str, Lazy] = {}
-    for key, tensor in tensors.items():
-        whole = PART.fullmatch(key)
-        if SCALE.fullmatch(key):
-            found[key] = Made(tensor.dtype, (1, 1, *tensor.shape), tensor.load)
-        elif whole is None:
-            found[key] = tensor
-        elif whole[2] == "0":
-            parts = [tensors[f"{whole[1]}[{i}]"] for i in range(3)]
-            shape = (3 * tensor.shape[0], *tensor.shape[1:])
-            found[whole[1]] = Made(tensor.dtype, shape, partial(_concatenated, parts))
-    return found
-
-
-def _concatenated(parts: Iterable[Lazy]) -> Tensor:
-    return torch.cat([part.load() for part in parts])
+    return Written(fields=fields, tensors=_state_dict.join(tensors), written=written, dropped=dropped, made_up={})
 
 
 def make_up(written: Written, checkpoint: Checkpoint) -> None:

@@ -23,9 +23,10 @@ PLACEHOLDERS = {
     "bn": "weight|bias|running_mean|running_var|num_batches_tracked",
     "wn": "bias|weight|weight_g|weight_v",
     "qkvo": "q|k|v|out",
+    "qkv": "q|k|v",
     "rest": ".+",
 }
-SHOWN = 4  # keys named in a message before it says how many more there are
+SHOWN = 4  # keys named in a message before it says how many more there are, shared out among its problems
 
 
 @dataclass(frozen=True)
@@ -107,19 +108,24 @@ def assign(
     missing = [key for key in expected if key not in result.filled]
     result.made_up = {key: expected[key] for key in missing if key in optional}
     missing = [key for key in missing if key not in optional]
-    problems = [
-        f"{what}: {_list(keys)}"
-        for what, keys in (
-            ("tensors that the configuration has no place for", unmatched),
-            ("tensors that match more than one place", ambiguous),
-            ("parameters that nothing fills", missing),
-            ("shapes that differ from the configuration", wrong),
-        )
-        if keys
-    ]
-    if problems:
-        raise CheckpointError("the tensors do not fit the configuration; " + "; ".join(problems))
+    problems = {
+        "tensors that the configuration has no place for": unmatched,
+        "tensors that match more than one place": ambiguous,
+        "parameters that nothing fills": missing,
+        "shapes that differ from the configuration": wrong,
+    }
+    if found := [(what, keys) for what, keys in problems.items() if keys]:
+        listed = (f"{what}: {_list(keys, -(-SHOWN // len(found)))}" for what, keys in found)
+        raise CheckpointError("the tensors do not fit the configuration; " + "; ".join(listed))
     return result
+
+
+def forward(rows: Iterable[Row], keys: Iterable[str]) -> dict[str, str]:
+    """Read a key table forwards: source key -> the target key that the first row that matches gives it.
+
+    A key that no row matches is left out.
+    """
+    return _through([(row.source, row.target) for row in rows], keys)
 
 
 def invert(rows: Iterable[Row], names: Iterable[str]) -> dict[str, str]:
@@ -127,15 +133,19 @@ def invert(rows: Iterable[Row], names: Iterable[str]) -> dict[str, str]:
 
     A name that no row has as its target is left out.
     """
-    rows, found = list(rows), dict[str, str]()
+    return _through([(row.target, row.source) for row in rows], names)
+
+
+def _through(pairs: list[tuple[str, str]], names: Iterable[str]) -> dict[str, str]:
+    found = dict[str, str]()
     for name in names:
-        for row in rows:
-            if match := _pattern(row.target).fullmatch(name):
-                found[name] = row.source.format(**match.groupdict())
+        for pattern, template in pairs:
+            if match := _pattern(pattern).fullmatch(name):
+                found[name] = template.format(**match.groupdict())
                 break
     return found
 
 
-def _list(keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return ", ".join(keys[:SHOWN]) + more
+def _list(keys: list[str], most: int) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more

@@ -9,7 +9,7 @@ dictionary; dictionaries of symbols are lists, which is enough for fairseq to bu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ import torch
 from zoo._registry import families
 from zoo._tensors import cast
 from zoo.converters import _fairseq_layout as layout
-from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
+from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._fields import look_up, resolve
 from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Source
@@ -32,6 +32,14 @@ HEAD_ROWS = (
     Row("pooling_layer.{rest}", "heads.pooling_layer.{rest}"),  # of language identification
 )
 DROPS = (Drop("_ema.{rest}", "moving average of the weights, the teacher of pre-training"),)
+# Where else an encoder stands: under a decoder of text, and under one with an adaptor of lengths between them.
+NESTS = ("encoder.w2v_encoder.w2v_model.", NESTED, "encoder.w2v_model.")
+AROUND_DROPS = (
+    Drop("decoder.{rest}", "the decoder of a sequence-to-sequence model, which is no part of the encoder"),
+    Drop("encoder.adaptor.{rest}", "it shortens the encoder's output for a decoder"),
+    Drop("encoder.w2v_encoder.proj.{wb}", "it maps the encoder's output to a decoder's width"),
+    Drop("encoder.proj.{wb}", "it maps the encoder's output to a decoder's width"),
+)
 
 # Fields that fine-tuning sets anew, beside the encoder's own; it may add adapters (MMS).
 OVERRIDDEN = ("dropout", "attention_dropout", "activation_dropout", "dropout_input", *layout.ADAPTER_FIELDS)
@@ -63,6 +71,24 @@ def recognise(source: Source) -> bool:
     )
 
 
+def keys(config: Config) -> Iterator[Keys]:
+    """How fairseq names the tensors of a model: inside what was fine-tuned from it, or alone."""
+    if "fairseq" in families()[config.family].names:
+        yield from (_keys(config, nest) for nest in (*NESTS, ""))
+
+
+def _keys(config: Config, nest: str) -> Keys:
+    family = families()[config.family]
+    rows = layout.rows(config, family, "fairseq")
+    drops = (*DROPS, *(Drop(*pair) for pair in family.drops.get("fairseq", ())))
+    if not nest:
+        return Keys(rows=rows, drops=drops)
+    return Keys(
+        rows=(*(Row(nest + row.source, row.target) for row in rows), *HEAD_ROWS),
+        drops=(*(Drop(nest + drop.source, drop.reason) for drop in drops), *AROUND_DROPS),
+    )
+
+
 def read(source: Source) -> Reading:
     """Read a fairseq checkpoint.
 
@@ -71,8 +97,8 @@ def read(source: Source) -> Reading:
     """
     root = _with_language(source.root)
     outer = _sections(root["cfg"] if isinstance(root.get("cfg"), Mapping) else root["args"])
-    nested = any(str(key).startswith(NESTED) for key in root["model"])
-    inner = _inner(outer) if nested else outer
+    nest = next((prefix for prefix in NESTS if any(str(key).startswith(prefix) for key in root["model"])), "")
+    inner = _inner(outer) if nest else outer
     family = _family(inner, outer, root["model"])
     elsewhere = family.places.get("fairseq", {})
 
@@ -93,14 +119,12 @@ def read(source: Source) -> Reading:
     fields |= family.own_fields("fairseq", get, {key: tensor.shape for key, tensor in tensors.items()})
     fixed = family.fixed.get("fairseq", {})
     config = family.config.from_dict({"family": family.name, **fields, "symbols": _symbols(root), **fixed})
-    drops = (*DROPS, *(Drop(*pair) for pair in family.drops.get("fairseq", ())))
-    if nested:
-        drops = tuple(Drop(NESTED + drop.source, drop.reason) for drop in drops)
+    names = _keys(config, nest)
     return Reading(
         config=config,
         tensors=tensors,
-        rows=_rows(config, family, nested),
-        drops=drops,
+        rows=names.rows,
+        drops=names.drops,
         source_config={"model": outer["model"], "task": outer["task"]},
         extra=_dictionaries(root) | ({"language": root["language"]} if "language" in root else {}),
     )
@@ -116,7 +140,8 @@ def write(checkpoint: Checkpoint) -> Export:
     tuned = next((head for head in ("pooling_layer", "ctc_proj") if head in heads), None)
     chosen = {tuned, *kind.heads & {"label_embs_concat"}} if tuned else kind.heads
     what = "a fine-tuned model of fairseq" if tuned else f"fairseq's {fields['_name']}"
-    written = layout.write_model(checkpoint, fields, _rows(config, family, tuned is not None), chosen, what)
+    rows = _keys(config, NESTED if tuned else "").rows
+    written = layout.write_model(checkpoint, fields, rows, chosen, what)
     data = {"data": "."}
     if issubclass(family.config, SpeechEncoderConfig):
         data |= {"normalize": config.normalize, "sample_rate": config.sample_rate}
@@ -167,12 +192,6 @@ def sections_before(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], Mapping[
     outer = _sections(checkpoint.source_config("fairseq", "s3prl_converted") or {"model": {}})
     arguments = outer["model"].get("w2v_args")
     return outer, _sections(arguments) if isinstance(arguments, Mapping) else outer
-
-
-def _rows(config: Config, family: Family, nested: bool) -> tuple[Row, ...]:
-    """The key table of a configuration, of a fine-tuned model or of a pre-trained one."""
-    rows = layout.rows(config, family, "fairseq")
-    return (*(Row(NESTED + row.source, row.target) for row in rows), *HEAD_ROWS) if nested else rows
 
 
 def _with_language(root: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -279,6 +298,7 @@ DIALECT = Dialect(
     name="fairseq",
     recognise=recognise,
     read=read,
+    keys=keys,
     target="fairseq",
     holds=lambda config: "fairseq" in families()[config.family].says,
     write=write,

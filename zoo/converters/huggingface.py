@@ -7,12 +7,12 @@ its `model_type` and what the names of its classes begin with. Facts from transf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from zoo._registry import families
-from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
+from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._rows import Drop, Row, invert
 from zoo.converters._source import Folder, Source
 from zoo.errors import CheckpointError
@@ -219,6 +219,20 @@ def recognise(source: Source) -> bool:
     return isinstance(source, Folder)
 
 
+def keys(config: Config) -> Iterator[Keys]:
+    """How the library names the tensors of a model: below a head class, or alone."""
+    family = families()[config.family]
+    if model_type := _model_type(family):
+        yield from (_keys(config, prefix) for prefix in (_prefix(model_type), ""))
+
+
+def _keys(config: Config, prefix: str) -> Keys:
+    return Keys(
+        rows=(*(Row(prefix + row.source, row.target) for row in _encoder_rows(config)), *HEAD_ROWS),
+        drops=tuple(Drop(prefix + drop.source, drop.reason) for drop in DROPS),
+    )
+
+
 def read(source: Source) -> Reading:
     """Read a Hugging Face folder.
 
@@ -249,12 +263,12 @@ def read(source: Source) -> Reading:
         }
     )
     prefix = _prefix(hf["model_type"])
-    prefix = prefix if any(key.startswith(prefix) for key in tensors) else ""
+    names = _keys(config, prefix if any(key.startswith(prefix) for key in tensors) else "")
     return Reading(
         config=config,
         tensors=tensors,
-        rows=(*(Row(prefix + row.source, row.target) for row in _encoder_rows(config)), *HEAD_ROWS),
-        drops=tuple(Drop(prefix + drop.source, drop.reason) for drop in DROPS),
+        rows=names.rows,
+        drops=names.drops,
         source_config={"config": hf, "preprocessor": processor, "tokenizer": source.root.get("tokenizer_config")},
     )
 
@@ -447,6 +461,7 @@ DIALECT = Dialect(
     name="huggingface",
     recognise=recognise,
     read=read,
+    keys=keys,
     target="hf",
     holds=holds,
     write=write,

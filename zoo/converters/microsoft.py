@@ -6,14 +6,15 @@ Facts from microsoft/UniSpeech `WavLM/WavLM.py` (40d3227, share-alike: read for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zoo._registry import families
 from zoo.converters import _fairseq_layout as layout
-from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
+from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
+from zoo.models._family import Config
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 FAMILIES = {True: "wavlm", False: "unispeech_sat"}  # by whether the position bias is on
@@ -32,6 +33,13 @@ def recognise(source: Source) -> bool:
         and "extractor_mode" in root["cfg"]
         and not {"args", "optimizer_history", "extra_state"} & root.keys()
     )
+
+
+def keys(config: Config) -> Iterator[Keys]:
+    """How Microsoft's files name the tensors of a model."""
+    family = families()[config.family]
+    if "microsoft" in family.fixed:
+        yield Keys(rows=layout.rows(config, family, "microsoft"))
 
 
 def read(source: Source) -> Reading:
@@ -86,6 +94,7 @@ DIALECT = Dialect(
     name="microsoft",
     recognise=recognise,
     read=read,
+    keys=keys,
     target="s3prl",
     holds=lambda config: config.family in FAMILIES.values(),
     write=write,

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from zoo._native import NativeFile
 from zoo._registry import families
-from zoo.converters._dialect import Dialect, Reading
+from zoo.converters._dialect import Dialect, Keys, Reading
 from zoo.converters._rows import Row
 from zoo.converters._source import Source
 from zoo.errors import ConfigError
+from zoo.models._family import Config
 
 
 def recognise(source: Source) -> bool:
     """Whether it is an open native file."""
     return isinstance(source, NativeFile)
+
+
+def keys(config: Config) -> Iterator[Keys]:
+    """The zoo's own names, which its TERA shares with s3prl."""
+    yield Keys(rows=(Row("{rest}", "{rest}"),))
 
 
 def read(source: Source) -> Reading:
@@ -35,4 +43,4 @@ def read(source: Source) -> Reading:
     )
 
 
-DIALECT = Dialect(name="zoo", recognise=recognise, read=read)
+DIALECT = Dialect(name="zoo", recognise=recognise, read=read, keys=keys)

@@ -5,14 +5,15 @@ The state dict has fairseq's keys. Facts from s3prl 0.4.18 `upstream/distiller` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zoo._registry import families
 from zoo.converters import _fairseq_layout as layout
-from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
+from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
+from zoo.models._family import Config
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 # What s3prl's class looks at, and its defaults; the names are fairseq's, but for the convolutions'.
@@ -44,6 +45,13 @@ def recognise(source: Source) -> bool:
     """Whether the top level holds a distilled model beside its configuration."""
     root = source.root
     return isinstance(root, Mapping) and isinstance(root.get("Distiller"), Mapping) and "Config" in root
+
+
+def keys(config: Config) -> Iterator[Keys]:
+    """How the distiller names the tensors of its model."""
+    family = families()[config.family]
+    if "s3prl_distiller" in family.fixed:
+        yield Keys(rows=layout.rows(config, family, "s3prl_distiller"))
 
 
 def read(source: Source) -> Reading:
@@ -104,6 +112,7 @@ DIALECT = Dialect(
     name="s3prl_distiller",
     recognise=recognise,
     read=read,
+    keys=keys,
     target="s3prl",
     holds=lambda config: config.family == "distilhubert",
     write=write,

@@ -100,7 +100,11 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRESETS,
-    names={"fairseq": ("hubert", "hubert_ctc", "hubert_pretraining"), "huggingface": ("hubert", "Hubert")},
+    names={
+        "fairseq": ("hubert", "hubert_ctc", "hubert_pretraining"),
+        "huggingface": ("hubert", "Hubert"),
+        "torchaudio": ("wav2vec2_model",),
+    },
     fixed={"fairseq": {"padding_rule": "reshape"}},
     fields={
         "huggingface": lambda get, shapes: {"pos_conv_norm": "batch" if get("conv_pos_batch_norm", False) else "weight"}

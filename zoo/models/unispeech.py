@@ -48,6 +48,6 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRESETS,
-    names={"fairseq": ("unispeech",), "huggingface": ("unispeech", "UniSpeech")},
+    names={"fairseq": ("unispeech",), "huggingface": ("unispeech", "UniSpeech"), "torchaudio": ("wav2vec2_model",)},
     fixed={"fairseq": {"padding_rule": "length"}},
 )

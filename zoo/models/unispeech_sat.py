@@ -58,6 +58,6 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRESETS,
-    names={"huggingface": ("unispeech-sat", "UniSpeechSat")},
+    names={"huggingface": ("unispeech-sat", "UniSpeechSat"), "torchaudio": ("wav2vec2_model",)},
     fixed={"microsoft": {"padding_rule": "reshape"}},
 )

@@ -230,7 +230,11 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRETRAINED + VOXPOPULI_ENCODERS + FINE_TUNED,
-    names={"fairseq": ("wav2vec2", "wav2vec_ctc"), "huggingface": ("wav2vec2", "Wav2Vec2")},
+    names={
+        "fairseq": ("wav2vec2", "wav2vec_ctc"),
+        "huggingface": ("wav2vec2", "Wav2Vec2"),
+        "torchaudio": ("wav2vec2_model",),
+    },
     fixed={"fairseq": {"padding_rule": "length"}},
     says={"fairseq": lambda config: {"_name": "wav2vec2"}},
 )

@@ -57,7 +57,7 @@ FAMILY = Family(
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
     presets=PRESETS,
-    names={"huggingface": ("wavlm", "WavLM")},
+    names={"huggingface": ("wavlm", "WavLM"), "torchaudio": ("wavlm_model",)},
     fixed={"microsoft": {"padding_rule": "reshape"}, "huggingface": {"adapter_width": 0}},
     fields={
         "huggingface": lambda get, shapes: {
