@@ -146,7 +146,15 @@ def test_a_head_without_a_bias_is_left_behind(tmp_path: Path) -> None:
         ({"aux_num_out": None}, "aux_num_out is None, but aux.weight has 12 outputs"),
         ({"normalize": "yes"}, "'normalize' cannot be 'yes'"),
         ({"state_dict": {"aux.weight": 3}}, "something else than a tensor under 'aux.weight'"),
-        ({"state_dict": {"x.in_proj_weight[q]": torch.ones(2)}}, "something else than a tensor under"),
+        (
+            {
+                "state_dict": {
+                    "x.attention.attention.in_proj_bias": torch.ones(3),
+                    "x.attention.attention.in_proj_bias[q]": torch.ones(1),
+                }
+            },
+            "holds x.attention.attention.in_proj_bias[q] twice",
+        ),
     ],
 )
 def test_files_that_cannot_be_right(change: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from zoo._tensors import Lazy
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
+from zoo.converters._fields import section
 from zoo.converters._rows import Drop, Row, invert
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
@@ -108,12 +109,12 @@ def write(checkpoint: Checkpoint) -> Export:
 def _said(checkpoint: Checkpoint, config: TeraConfig) -> dict[str, Any]:
     """The inverse of `_config`; what else the configuration of the original file says stays as it is."""
     before = checkpoint.source_config("s3prl")
-    output = checkpoint.shape("heads.output.weight")
-    transformer = {"input_dim": -1, "initializer_range": 0.02, **before.get("transformer", {})}
+    output = checkpoint.axes("heads.output.weight", 2)
+    transformer = {"input_dim": -1, "initializer_range": 0.02, **section(before, "transformer")}
     return {
         "transformer": transformer | {theirs: getattr(config, ours) for theirs, ours in FIELDS.items()},
-        "task": {**before.get("task", {}), "sequence_length": config.chunk_frames},
-        "audio": {**before.get("audio", {}), **_said_audio(config, output[0] if output else config.feature_width)},
+        "task": {**section(before, "task"), "sequence_length": config.chunk_frames},
+        "audio": {**section(before, "audio"), **_said_audio(config, output[0] if output else config.feature_width)},
     }
 
 
