@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo import _native
 from zoo._registry import families, find
-from zoo.errors import CheckpointError, ConfigError, InputError
+from zoo.errors import CheckpointError, ConfigError, InputError, shown
 from zoo.models._family import Config, Heads, Model
 
 HEADS = "heads."
@@ -111,7 +111,7 @@ def _load_native(path: Path, heads: bool) -> Model:
     try:
         name = file.config.get("family")
         if not isinstance(name, str) or name not in families():
-            raise ConfigError(f"it is of family {name!r}; known are {', '.join(sorted(families()))}")
+            raise ConfigError(f"it is of family {shown(name)}; known are {', '.join(sorted(families()))}")
         config = families()[name].config.from_dict(file.config)
         shapes = {name: file.shape(name) for name in file.names}
         assign([Row("{rest}", "{rest}")], [], shapes, families()[name].shapes(config))

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 from zoo.errors import ZooError
 
+MAX_SENTENCE = 1000
+
 
 def run(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, command: Callable[[argparse.Namespace], int]
@@ -40,8 +42,13 @@ def run(
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError):
-        return printable(f"{error.filename} cannot be used: {error.strerror}")
-    return printable(error)
+        return _cut(printable(f"{error.filename} cannot be used: {error.strerror}"))
+    return _cut(printable(error))
+
+
+def _cut(text: str) -> str:
+    """A sentence that anyone reads to its end: a file may have put a long text into it."""
+    return text if len(text) <= MAX_SENTENCE else f"{text[: MAX_SENTENCE // 2]} ... {text[-MAX_SENTENCE // 2 :]}"
 
 
 def printable(value: object) -> str:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zoo.errors import CheckpointError, InputError
+from zoo._safetensors import MAX_HEADER_BYTES, open_safetensors
+from zoo.errors import CheckpointError, InputError, shown
 
 FORMAT = "1"
 DTYPES = {
@@ -88,6 +88,11 @@ def write(
         header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER_BYTES:
+        raise InputError(
+            f"{path} would need a header of {len(text)} bytes, more than {MAX_HEADER_BYTES}: its configuration or its "
+            "names are longer than any model's"
+        )
     with replacing(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
@@ -100,16 +105,11 @@ class NativeFile:
 
     def __init__(self, path: Path) -> None:
         """Open `path`; raises CheckpointError when it is no native file."""
-        try:
-            self._file = safe_open(path, framework="pt")
-            self.names: list[str] = list(self._file.keys())
-            metadata = self._file.metadata() or {}
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is a damaged safetensors file ({error}); fetch or convert it again"
-            ) from None
+        self._file = open_safetensors(path)
+        self.names: list[str] = list(self._file.keys())
+        metadata = self._file.metadata() or {}
         if metadata.get("zoo.format") != FORMAT:
-            found = f"format {metadata['zoo.format']!r}" if "zoo.format" in metadata else "no zoo metadata"
+            found = f"format {shown(metadata['zoo.format'])}" if "zoo.format" in metadata else "no zoo metadata"
             raise CheckpointError(
                 f"{path} is a safetensors file with {found}; give one that zoo.convert or zoo.save wrote in format "
                 f"{FORMAT!r}, or the original checkpoint"

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DICT",
         help="fairseq dict.txt that says what a wav2vec-U model's outputs stand for, where SOURCE does not",
     )
+    parser.add_argument("--allow-nonfinite", action="store_true", help="accept weights that hold NaN or infinity")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--dry-run", action="store_true", help="show where every tensor goes and write nothing")
     parser.add_argument("--inspect", action="store_true", help="show what SOURCE is, without loading tensors")
@@ -56,6 +57,7 @@ def _run(args: argparse.Namespace) -> int:
         _native.NativeFile(args.source)
         raise InputError(f"{args.source} is a native file already; give it to zoo.load as it is")
     with open_conversion(args.source) as conversion:
+        conversion = dataclasses.replace(conversion, allow_nonfinite=args.allow_nonfinite)
         if args.dictionary is not None:
             conversion = _with_dictionary(conversion, args.dictionary)
         if args.inspect:

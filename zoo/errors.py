@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def shown(value: object) -> str:
+    """A value as a sentence names it: short, however large it is."""
+    return _SHORT.repr(value)
+
 
 class ZooError(Exception):
     """Base class of everything the zoo raises on purpose."""

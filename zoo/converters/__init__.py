@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,14 @@ from zoo.converters._dialect import Dialect, Reading
 from zoo.converters._rows import Assignment, assign
 from zoo.converters._source import Folder, Lazy, Source, open_source
 from zoo.converters._unsupported import refuse_unsupported
-from zoo.errors import CheckpointError, ConfigError
+from zoo.errors import CheckpointError, ConfigError, shown
 from zoo.models._family import Family
 
 # Parameters of training only that a file may lack; they become zeros, and the result says so. A family may name more
 # that follow from its configuration.
 MADE_UP = frozenset({"masked_spec_embed"})
+MAX_CONFIG_DEPTH = 32
+SMALL_BYTES = 2**24
 
 
 @lru_cache(maxsize=1)
@@ -46,12 +51,14 @@ class Conversion:
         reading: what the dialect found.
         assignment: which source key fills which parameter, and what is left behind.
         source: the open checkpoint.
+        allow_nonfinite: whether `load` gives tensors that hold NaN or infinity.
     """
 
     dialect: str
     reading: Reading
     assignment: Assignment
     source: Source
+    allow_nonfinite: bool = False
 
     def __enter__(self) -> Conversion:
         return self
@@ -69,11 +76,20 @@ class Conversion:
         return self.reading.tensors[self.assignment.filled[name]]
 
     def load(self, name: str) -> Tensor:
-        """The tensor of a target name; floating point comes as fp32, whatever was stored."""
+        """The tensor of a target name; floating point comes as fp32, whatever was stored.
+
+        Raises:
+            CheckpointError: when it cannot be read, or holds NaN or infinity and these are not allowed.
+        """
         if name in self.assignment.made_up:
             make = self.family.generated.get(name)
             return torch.zeros(self.assignment.made_up[name]) if make is None else make(self.reading.config)
         tensor = self.tensor(name).load()
+        if not (self.allow_nonfinite or tensor.isfinite().all()):
+            raise CheckpointError(
+                f"{self.source.path} cannot be used: {self.assignment.filled[name]} holds values that are not finite; "
+                "if they are meant to be there, convert it with python -m zoo.convert --allow-nonfinite"
+            )
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def sizes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -83,7 +99,7 @@ class Conversion:
 
     def sha256(self) -> str:
         """Hash of the file, or of the files that hold a folder's weights."""
-        return sha256(*(self.source.weights if isinstance(self.source, Folder) else [self.source.path]))
+        return sha256(*_weights(self.source))
 
     def provenance(self) -> dict[str, Any]:
         """Where the tensors come from, as JSON data that is the same for the same file."""
@@ -96,18 +112,23 @@ class Conversion:
             "dtypes": sorted(dtypes),
             "dropped": self.assignment.dropped,
             "made_up": sorted(self.assignment.made_up),
-            "config": _plain(self.reading.source_config),
-            **_plain(self.reading.extra),
+            "config": self.reading.source_config,
+            **self.reading.extra,
         }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, levels: int = MAX_CONFIG_DEPTH) -> Any:
     """Configuration values as JSON data; what JSON has no word for becomes text."""
+    if not levels:
+        raise CheckpointError(f"its configuration is nested deeper than {MAX_CONFIG_DEPTH} levels, as no toolkit's is")
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, levels - 1) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+        return [_plain(v, levels - 1) for v in value]
+    if isinstance(value, (set, frozenset)):  # in an order that is the same in every run
+        return sorted(map(str, value))
+    kept = value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
+    return value if kept else str(value)
 
 
 def sha256(*paths: Path) -> str:
@@ -135,11 +156,16 @@ def open_conversion(path: Path) -> Conversion:
         else:
             raise CheckpointError(f"its layout is none that the zoo reads ({', '.join(dialects())}); {_top(source)}")
         reading = dialect.read(source)
+        reading = dataclasses.replace(reading, source_config=_plain(reading.source_config), extra=_plain(reading.extra))
         shapes = {key: tensor.shape for key, tensor in reading.tensors.items()}
         family = families()[reading.config.family]
+        layers = getattr(reading.config, "num_layers", 0)
+        if layers > len(shapes):  # before a model of that size is laid out
+            raise CheckpointError(f"its configuration asks for {layers} layers, but it holds {len(shapes)} tensors")
         expected = family.shapes(reading.config)
         assignment = assign(reading.rows, reading.drops, shapes, expected, MADE_UP | family.generated.keys())
         _check_dtypes(reading, assignment)
+        _check_size(source, reading, assignment)
         return Conversion(dialect.name, reading, assignment, source)
     except (CheckpointError, ConfigError) as error:
         source.close()
@@ -156,8 +182,21 @@ def _check_dtypes(reading: Reading, assignment: Assignment) -> None:
             raise CheckpointError(f"{key} holds {dtype}, which no model has; give the original weights")
 
 
+def _check_size(source: Source, reading: Reading, assignment: Assignment) -> None:
+    """Refuse tensors that share their bytes so often that what is written could fill the disk."""
+    there = sum(path.stat().st_size for path in _weights(source))
+    tensors = [reading.tensors[key] for key in assignment.filled.values()]
+    taken = sum(tensor.numel * tensor.dtype.itemsize for tensor in tensors)
+    if taken > 2 * there + SMALL_BYTES:
+        raise CheckpointError(f"its tensors have {taken} bytes, but its files {there}: they repeat each other")
+
+
+def _weights(source: Source) -> list[Path]:
+    return source.weights if isinstance(source, Folder) else [source.path]
+
+
 def _top(source: Source) -> str:
     if not isinstance(source.root, Mapping):
         return f"it holds a {type(source.root).__name__} instead of a dictionary"
-    keys = [str(key) for key in source.root]
-    return f"its top level holds {', '.join(keys[:8])}" + (" and more" if len(keys) > 8 else "")
+    keys = [key if isinstance(key, str) and len(key) <= 40 else shown(key) for key in islice(source.root, 8)]
+    return f"its top level holds {', '.join(keys)}" + (" and more" if len(source.root) > 8 else "")

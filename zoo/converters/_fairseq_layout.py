@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.converters._fields import parse_conv_layers
+from zoo.converters._fields import is_one_of, parse_conv_layers
 from zoo.converters._rows import Row
 from zoo.converters._source import Lazy
 from zoo.converters._unpickle import LazyTensor
-from zoo.errors import CheckpointError
-from zoo.models._family import Config, Family
+from zoo.errors import CheckpointError, shown
+from zoo.models._family import Config, Family, typed
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 Get = Callable[[str, Any], Any]  # name of a field, default -> its value
@@ -78,11 +78,11 @@ def encoder_fields(get: Get, required: Mapping[str, tuple[Any, ...]] | None = No
         CheckpointError: for a value under which the reference computes something that the zoo does not have.
     """
     for name, (default, *others) in REQUIRED.items():
-        if (value := get(name, default)) not in (required or {}).get(name, (default, *others)):
-            raise CheckpointError(f"{name} is {value!r}, which this version of zoo does not have")
+        if not is_one_of(value := get(name, default), (required or {}).get(name, (default, *others))):
+            raise CheckpointError(f"{name} is {shown(value)}, which this version of zoo does not have")
     mode = get("extractor_mode", "default")
     if not isinstance(mode, str) or mode not in EXTRACTOR_NORMS:
-        raise CheckpointError(f"extractor_mode is {mode!r}; expected one of {', '.join(EXTRACTOR_NORMS)}")
+        raise CheckpointError(f"extractor_mode is {shown(mode)}; expected one of {', '.join(EXTRACTOR_NORMS)}")
     stack = get("conv_feature_layers", "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")
     return {
         "conv_layers": parse_conv_layers(stack),
@@ -107,11 +107,13 @@ def _positions(get: Get) -> dict[str, Any]:
     """The positional convolution: `conv_pos` taps, shared out among the blocks of a stack."""
     taps, depth = get("conv_pos", 128), get("pos_conv_depth", 1)
     groups = get("conv_pos_groups", 16)
-    if depth == 1:
-        norm = "batch" if get("conv_pos_batch_norm", False) else "weight"
+    if is_one_of(depth, (1,)):
+        norm = "batch" if typed("conv_pos_batch_norm", get("conv_pos_batch_norm", False), bool) else "weight"
         return {"pos_conv_kernel": taps, "pos_conv_groups": groups, "pos_conv_norm": norm}
     if type(taps) is not int or type(depth) is not int or depth < 1:
-        raise CheckpointError(f"conv_pos is {taps!r} and pos_conv_depth is {depth!r}; expected whole numbers above 0")
+        raise CheckpointError(
+            f"conv_pos is {shown(taps)} and pos_conv_depth is {shown(depth)}; expected whole numbers above 0"
+        )
     kernel = max(3, taps // depth)
     return {"pos_conv_kernel": kernel, "pos_conv_groups": groups, "pos_conv_norm": "layer", "pos_conv_depth": depth}
 
@@ -121,9 +123,9 @@ def _adapter_width(get: Get) -> Any:
     if get("layer_type", "transformer") != "trf_adp":
         return 0
     for name, default, allowed in (("adp_num", -1, 1), ("adp_act_fn", "relu", "relu"), ("adp_trf_idx", "all", "all")):
-        if (value := get(name, default)) != allowed:
+        if not is_one_of(value := get(name, default), (allowed,)):
             raise CheckpointError(
-                f"{name} is {value!r}, but supported is one adapter after every block, with ReLU: "
+                f"{name} is {shown(value)}, but supported is one adapter after every block, with ReLU: "
                 "adp_num 1, adp_act_fn 'relu', adp_trf_idx 'all'"
             )
     return get("adp_dim", 64)
@@ -176,6 +178,6 @@ def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, Lazy]:
         inside = value.items() if isinstance(value, Mapping) else ()
         for name, tensor in [(f"{key}.{k}", v) for k, v in inside] or [(key, value)]:
             if not isinstance(name, str) or not isinstance(tensor, LazyTensor):
-                raise CheckpointError(f"the model's state dict holds something else than a tensor under {name!r}")
+                raise CheckpointError(f"the model's state dict holds something else than a tensor under {shown(name)}")
             found[name] = FirstOf(tensor) if ADAPTER.fullmatch(name) and tensor.shape[:1] == (1,) else tensor
     return found

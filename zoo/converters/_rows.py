@@ -25,6 +25,8 @@ PLACEHOLDERS = {
     "qkvo": "q|k|v|out",
     "rest": ".+",
 }
+MAX_TENSORS = 10_000
+SHOWN_CHARS = 120
 SHOWN = 4  # keys named in a message before it says how many more there are
 
 
@@ -86,6 +88,8 @@ def assign(
     Raises:
         CheckpointError: naming the keys, when anything is unmatched, matched twice, missing or of another shape.
     """
+    if len(shapes) > MAX_TENSORS:
+        raise CheckpointError(f"it holds {len(shapes)} tensors, where no model has more than {MAX_TENSORS}")
     rows, drops = list(rows), list(drops)
     result = Assignment()
     unmatched: list[str] = []
@@ -124,4 +128,4 @@ def assign(
 
 def _list(keys: list[str]) -> str:
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return ", ".join(keys[:SHOWN]) + more
+    return ", ".join(k if len(k) <= SHOWN_CHARS else k[: SHOWN_CHARS - 3] + "..." for k in keys[:SHOWN]) + more

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from zoo._safetensors import open_safetensors
 from zoo.converters._unpickle import LazyTensor, open_torch_file
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, shown
 
-MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 4 * 2**20
+MAX_JSON_ITEMS = 150_000  # a vocabulary for each of 1162 languages is about 70 000
+MAX_FILE_NAME = 255
+CODE = ("auto_map", "custom_pipelines")  # settings that name Python files of the folder
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -97,6 +101,12 @@ class Folder:
                 f"{path} is a folder without config.json, so no Hugging Face folder; give a checkpoint file"
             )
         self.root: dict[str, Any] = {name: _json(path / f"{name}.json") for name in self.JSON}
+        for name, content in self.root.items():
+            if code := next((key for key in CODE if content and key in content), None):
+                raise CheckpointError(
+                    f"{path} has code of its own ({code} in {name}.json), which the zoo does not run; give a folder of "
+                    "a model that the library itself has"
+                )
         weights = next((path / name for name in self.WEIGHTS if (path / name).is_file()), None)
         if weights is None:
             raise CheckpointError(f"{path} holds no weights; expected one of {', '.join(self.WEIGHTS)}")
@@ -106,7 +116,7 @@ class Folder:
             for file in self.weights:
                 found = self._read(file)
                 if twice := sorted(tensors.keys() & found.keys()):
-                    raise CheckpointError(f"{path} holds the tensor {twice[0]} in two files")
+                    raise CheckpointError(f"{path} holds the tensor {twice[0]} in two files; fetch it again")
                 tensors |= found
         except CheckpointError:
             self.close()
@@ -121,7 +131,7 @@ class Folder:
     def _shards(self, index: Path) -> list[Path]:
         """Files that an index names; they must lie in the folder itself."""
         names = (_json(index) or {}).get("weight_map")
-        if not isinstance(names, Mapping) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
+        if not isinstance(names, Mapping) or not all(map(_is_name, names.values())):
             raise CheckpointError(f"{index} has no weight_map from tensors to files of its folder")
         files = [index.parent / name for name in sorted(set(names.values()))]
         for file in files:
@@ -160,16 +170,18 @@ class SafeTensor:
         return tensor
 
 
+def _is_name(value: Any) -> bool:
+    """Whether a value names a file in the folder itself."""
+    return isinstance(value, str) and Path(value).name == value and len(os.fsencode(value)) <= MAX_FILE_NAME
+
+
 def _safetensors(path: Path) -> dict[str, Lazy]:
-    try:
-        file = safe_open(path, framework="pt")
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as a safetensors file: {error}") from None
+    file = open_safetensors(path)
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     found: dict[str, Lazy] = {}
     for name, part in slices.items():
         if part.get_dtype() not in DTYPES:
-            raise CheckpointError(f"{path} holds {name} as {part.get_dtype()}, which no model of the zoo has")
+            raise CheckpointError(f"{path} holds {shown(name)} as {part.get_dtype()}, which no model of the zoo has")
         found[name] = SafeTensor(file, name, DTYPES[part.get_dtype()], tuple(part.get_shape()))
     return found
 
@@ -181,7 +193,10 @@ def _json(path: Path) -> Any:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES} bytes, which no such file is")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.count(",") > MAX_JSON_ITEMS:
+            raise CheckpointError(f"{path} holds more than {MAX_JSON_ITEMS} items, which no such file does")
+        value = json.loads(text)
     except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):

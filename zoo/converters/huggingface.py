@@ -11,10 +11,11 @@ from typing import Any
 
 from zoo._registry import families
 from zoo.converters._dialect import Dialect, Reading
+from zoo.converters._fields import is_one_of
 from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Folder, Source
-from zoo.errors import CheckpointError
-from zoo.models._family import Family
+from zoo.errors import CheckpointError, shown
+from zoo.models._family import Family, typed
 
 NORMALIZE_EPS = 1e-7  # of the feature extractor, which divides by sqrt(variance + 1e-7)
 
@@ -76,8 +77,8 @@ def read(source: Source) -> Reading:
     own = family.required.get("huggingface", {})
     for name, allowed in {**REQUIRED, **own}.items():
         default = REQUIRED.get(name, allowed)[0]
-        if (value := hf.get(name, default)) not in allowed:
-            raise CheckpointError(f"{name} is {value!r} in config.json, which this version of zoo does not have")
+        if not is_one_of(value := hf.get(name, default), allowed):
+            raise CheckpointError(f"{name} is {shown(value)} in config.json, which this version of zoo does not have")
     norm = hf.get("feat_extract_norm", "layer" if family.name == "data2vec" else "group")
     processor = _processor(source.root)
     # Without a processor file: what every released model's has.
@@ -137,7 +138,7 @@ def _family(hf: Mapping[str, Any]) -> Family:
         if hf.get("model_type") in family.names.get("huggingface", ()):
             return family
     known = sorted(name for family in families().values() for name in family.names.get("huggingface", ()))
-    raise CheckpointError(f"its model_type is {hf.get('model_type')!r}; supported are {', '.join(known)}")
+    raise CheckpointError(f"its model_type is {shown(hf.get('model_type'))}; supported are {', '.join(known)}")
 
 
 def _conv_layers(hf: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -164,7 +165,9 @@ def _positions(hf: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "pos_conv_kernel": hf.get("num_conv_pos_embeddings", 128),
         "pos_conv_groups": groups,
-        "pos_conv_norm": "batch" if hf.get("conv_pos_batch_norm", False) else "weight",
+        "pos_conv_norm": "batch"
+        if typed("conv_pos_batch_norm", hf.get("conv_pos_batch_norm", False), bool)
+        else "weight",
     }
 
 
