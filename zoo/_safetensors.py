@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from zoo.errors import CheckpointError, shown
+from zoo.errors import CheckpointError, cut, shown
 
 MAX_HEADER_BYTES = 2 * 2**20  # a model of 1000 tensors needs about 130 000
 MAX_ELEMENTS = 2**62
@@ -27,8 +27,7 @@ def open_safetensors(path: Path) -> Any:
         _check_header(path)
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        text = str(error)
-        why = text if len(text) <= 160 else text[:157] + "..."
+        why = cut(str(error), 160)
         raise CheckpointError(f"{path} is a damaged safetensors file ({why}); fetch or convert it again") from None
 
 

@@ -13,6 +13,11 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
+def cut(text: str, length: int = 100) -> str:
+    """A text with at most `length` characters."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
 class ZooError(Exception):
     """Base class of everything the zoo raises on purpose."""
 

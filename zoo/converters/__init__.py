@@ -23,7 +23,7 @@ from zoo.converters._dialect import Dialect, Reading
 from zoo.converters._rows import Assignment, assign
 from zoo.converters._source import Folder, Lazy, Source, open_source
 from zoo.converters._unsupported import refuse_unsupported
-from zoo.errors import CheckpointError, ConfigError, shown
+from zoo.errors import CheckpointError, ConfigError, cut, shown
 from zoo.models._family import Family
 
 # Parameters of training only that a file may lack; they become zeros, and the result says so. A family may name more
@@ -198,5 +198,5 @@ def _weights(source: Source) -> list[Path]:
 def _top(source: Source) -> str:
     if not isinstance(source.root, Mapping):
         return f"it holds a {type(source.root).__name__} instead of a dictionary"
-    keys = [key if isinstance(key, str) and len(key) <= 40 else shown(key) for key in islice(source.root, 8)]
+    keys = [cut(key, 40) if isinstance(key, str) else shown(key) for key in islice(source.root, 8)]
     return f"its top level holds {', '.join(keys)}" + (" and more" if len(source.root) > 8 else "")

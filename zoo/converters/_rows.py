@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, cut
 
 PLACEHOLDERS = {
     "n": r"\d{1,6}",
@@ -26,7 +26,6 @@ PLACEHOLDERS = {
     "rest": ".+",
 }
 MAX_TENSORS = 10_000
-SHOWN_CHARS = 120
 SHOWN = 4  # keys named in a message before it says how many more there are
 
 
@@ -128,4 +127,4 @@ def assign(
 
 def _list(keys: list[str]) -> str:
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return ", ".join(k if len(k) <= SHOWN_CHARS else k[: SHOWN_CHARS - 3] + "..." for k in keys[:SHOWN]) + more
+    return ", ".join(cut(key) for key in keys[:SHOWN]) + more

@@ -20,6 +20,7 @@ from zoo.errors import CheckpointError, shown
 MAX_JSON_BYTES = 4 * 2**20
 MAX_JSON_ITEMS = 150_000  # a vocabulary for each of 1162 languages is about 70 000
 MAX_FILE_NAME = 255
+MAX_SHARDS = 64
 CODE = ("auto_map", "custom_pipelines")  # settings that name Python files of the folder
 DTYPES = {
     "F64": torch.float64,
@@ -134,6 +135,8 @@ class Folder:
         if not isinstance(names, Mapping) or not all(map(_is_name, names.values())):
             raise CheckpointError(f"{index} has no weight_map from tensors to files of its folder")
         files = [index.parent / name for name in sorted(set(names.values()))]
+        if len(files) > MAX_SHARDS:
+            raise CheckpointError(f"{index} names {len(files)} files, where no model has more than {MAX_SHARDS}")
         for file in files:
             if not file.is_file():
                 raise CheckpointError(f"{index} names the file {file.name}, which is not in the folder; fetch it")

@@ -36,7 +36,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, cut
 
 # What any file may have, and what a file may have that is small.
 MAX_PICKLE_BYTES = 256 * 2**20
@@ -129,7 +129,7 @@ class _Damaged(_Refused):
 
 def _show(text: str) -> str:
     """A text of the file, short and printable."""
-    return ascii(text if len(text) <= 100 else text[:97] + "...")
+    return ascii(cut(text))
 
 
 def _most_piece(size: int) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.errors import ConfigError, InputError, shown
+from zoo.errors import ConfigError, InputError, cut, shown
 
 C = TypeVar("C", bound="Config")
 FieldReader = Callable[[Callable[[str, Any], Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
@@ -53,7 +53,7 @@ class Config:
         hints = typing.get_type_hints(cls)
         unknown = sorted(set(data) - set(hints))
         if unknown:
-            raise ConfigError(f"configuration has fields that {cls.__name__} does not know: {shown(unknown)}")
+            raise ConfigError(f"configuration has fields that {cls.__name__} does not know: {cut(', '.join(unknown))}")
         values = {name: typed(name, value, hints[name]) for name, value in data.items()}
         try:
             return cls(**values)
