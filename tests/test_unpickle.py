@@ -27,8 +27,9 @@ import pytest
 import torch
 
 from tests import pickle_writer as pw
+from tests.trees import read
 from zoo.converters import _unpickle
-from zoo.converters._unpickle import LazyTensor, TorchFile, open_torch_file
+from zoo.converters._unpickle import TorchFile, open_torch_file
 from zoo.errors import CheckpointError
 
 DTYPES = (
@@ -50,22 +51,6 @@ DTYPES = (
 def save(item: object, path: Path, container: str = "zip", protocol: int = 2) -> Path:
     torch.save(item, path, pickle_protocol=protocol, _use_new_zipfile_serialization=container == "zip")
     return path
-
-
-def loaded(item: Any) -> Any:
-    """`item` with every lazy tensor read."""
-    if isinstance(item, LazyTensor):
-        return item.load()
-    if isinstance(item, dict):
-        return {key: loaded(content) for key, content in item.items()}
-    if isinstance(item, (list, tuple)):
-        return type(item)(loaded(content) for content in item)
-    return item
-
-
-def read(path: Path) -> Any:
-    with open_torch_file(path) as file:
-        return loaded(file.root)
 
 
 def same(got: Any, expected: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo import _native
 from zoo._registry import families, find
-from zoo.errors import CheckpointError, ConfigError, InputError, shown
+from zoo.errors import CheckpointError, ConfigError, InputError, cut, shown
 from zoo.models._family import Config, Heads, Model
 
 HEADS = "heads."
@@ -141,7 +141,10 @@ def _fill(
     model.load_state_dict({name: tensor(name) for name in own}, assign=True)
     beside = [name for name in names if name.startswith(HEADS)]
     if heads and beside:
-        model.heads = Heads({name.removeprefix(HEADS): tensor(name) for name in beside})
+        try:
+            model.heads = Heads({name.removeprefix(HEADS): tensor(name) for name in beside})
+        except KeyError as error:  # a name that a module has for something else
+            raise CheckpointError(f"its heads have a name that no module can have ({cut(str(error))})") from None
     model.provenance = dict(provenance)
     return model.eval()
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, printable
 
 MAX_SENTENCE = 1000
 
@@ -49,8 +49,3 @@ def _sentence(error: Exception) -> str:
 def _cut(text: str) -> str:
     """A sentence that anyone reads to its end: a file may have put a long text into it."""
     return text if len(text) <= MAX_SENTENCE else f"{text[: MAX_SENTENCE // 2]} ... {text[-MAX_SENTENCE // 2 :]}"
-
-
-def printable(value: object) -> str:
-    """A text on one line, with its control characters and broken bytes spelt out: names in a file may be hostile."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 
 from zoo import _cli, _native
-from zoo._cli import printable
 from zoo.converters import Conversion, open_conversion
 from zoo.converters._fields import read_dictionary
-from zoo.errors import ConfigError, InputError
+from zoo.errors import ConfigError, InputError, printable
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

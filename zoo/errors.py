@@ -14,8 +14,13 @@ def shown(value: object) -> str:
 
 
 def cut(text: str, length: int = 100) -> str:
-    """A text with at most `length` characters."""
-    return text if len(text) <= length else text[: length - 3] + "..."
+    """The first `length` characters of a text of a file, as a sentence shows them."""
+    return printable(text if len(text) <= length else text[: length - 3] + "...")
+
+
+def printable(value: object) -> str:
+    """A text on one line, with its control characters and broken bytes spelt out: names in a file may be hostile."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
 
 
 class ZooError(Exception):

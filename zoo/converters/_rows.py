@@ -26,6 +26,7 @@ PLACEHOLDERS = {
     "rest": ".+",
 }
 MAX_TENSORS = 10_000
+MAX_NAME = 255
 SHOWN = 4  # keys named in a message before it says how many more there are
 
 
@@ -89,6 +90,8 @@ def assign(
     """
     if len(shapes) > MAX_TENSORS:
         raise CheckpointError(f"it holds {len(shapes)} tensors, where no model has more than {MAX_TENSORS}")
+    if long := next((key for key in shapes if len(key) > MAX_NAME), None):
+        raise CheckpointError(f"it holds a tensor whose name has {len(long)} characters: {cut(long)}")
     rows, drops = list(rows), list(drops)
     result = Assignment()
     unmatched: list[str] = []
@@ -101,7 +104,7 @@ def assign(
             ambiguous.append(key)
         elif reasons:
             result.dropped[key] = reasons[0]
-        elif not targets or not (targets[0].startswith("heads.") or targets[0] in expected):
+        elif not targets or not (targets[0] in expected or _is_head(targets[0])):
             unmatched.append(key)
         else:
             result.filled[targets[0]] = key
@@ -123,6 +126,10 @@ def assign(
     if problems:
         raise CheckpointError("the tensors do not fit the configuration; " + "; ".join(problems))
     return result
+
+
+def _is_head(target: str) -> bool:
+    return target.startswith("heads.") and "" not in target.split(".")
 
 
 def _list(keys: list[str]) -> str:

@@ -175,7 +175,12 @@ class SafeTensor:
 
 def _is_name(value: Any) -> bool:
     """Whether a value names a file in the folder itself."""
-    return isinstance(value, str) and Path(value).name == value and len(os.fsencode(value)) <= MAX_FILE_NAME
+    return (
+        isinstance(value, str)
+        and value != ""
+        and Path(value).name == value
+        and len(os.fsencode(value)) <= MAX_FILE_NAME
+    )
 
 
 def _safetensors(path: Path) -> dict[str, Lazy]:

@@ -44,6 +44,7 @@ MAX_PIECE_BYTES = 32 * 2**20  # a text in a pickle, the directory of a zip
 MAX_OPCODES = 20_000_000  # the largest release, with adapters for 1162 languages, needs about 8 million
 SMALL_PICKLE_BYTES = 8 * 2**20  # and a sixteenth of the file
 SMALL_PIECE_BYTES = 2 * 2**20  # and a 64th of the file
+SMALL_MEMBERS = 10_000  # and one for each 4096 bytes
 SMALL_OPCODES = 300_000  # and one for each 256 bytes of the file; a model of 400 tensors needs about 10 000
 SMALL_NODES = 100_000  # of plain data, and as many for each opcode; genuine files have less than one for each
 MAX_SHARING = 2
@@ -688,8 +689,8 @@ class TorchFile:
             members = {member.filename: member for member in archive.infolist()}
             if len(members) < len(archive.infolist()):
                 raise _Damaged("has two members of one name")
-        if len(members) > MAX_MEMBERS:
-            raise _Refused(f"has more than {MAX_MEMBERS} members")
+        if len(members) > (most := min(MAX_MEMBERS, SMALL_MEMBERS + self._size // 4096)):
+            raise _Refused(f"has more than {most} members, too many for its size")
         for name, member in members.items():
             if member.flag_bits & 0x41:
                 raise _Refused(f"has the encrypted member {_show(name)}: decrypt and pack it again")

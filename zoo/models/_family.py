@@ -50,7 +50,7 @@ class Config:
         Raises:
             ConfigError: for an unknown, missing or ill-typed field.
         """
-        hints = typing.get_type_hints(cls)
+        hints = _HINTS.get(cls) or _HINTS.setdefault(cls, typing.get_type_hints(cls))
         unknown = sorted(set(data) - set(hints))
         if unknown:
             raise ConfigError(f"configuration has fields that {cls.__name__} does not know: {cut(', '.join(unknown))}")
@@ -59,6 +59,9 @@ class Config:
             return cls(**values)
         except TypeError as error:
             raise ConfigError(f"configuration of {cls.__name__} is incomplete: {error}") from None
+
+
+_HINTS: dict[type[Config], dict[str, Any]] = {}  # of the fields, whose annotations take long to resolve
 
 
 def typed(name: str, value: Any, hint: Any) -> Any:
