@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo import _cli, _native
 from zoo.converters import Conversion, open_conversion
@@ -95,7 +96,16 @@ def write(conversion: Conversion, output: Path, dtype: torch.dtype = torch.float
         name: (full.get(name, dtype) if old.is_floating_point else old, shape) for name, (old, shape) in sizes.items()
     }
     config = conversion.reading.config.to_dict()
-    _native.write(output, tensors, conversion.load, config, conversion.provenance())
+
+    def load(name: str) -> Tensor:
+        tensor = conversion.load(name).to(tensors[name][0])
+        if not (conversion.allow_nonfinite or tensor.isfinite().all()):
+            raise InputError(
+                f"{output} cannot be written: {name} holds numbers too large for {tensor.dtype}; choose another --dtype"
+            )
+        return tensor
+
+    _native.write(output, tensors, load, config, conversion.provenance())
 
 
 def _with_dictionary(conversion: Conversion, path: Path) -> Conversion:

@@ -520,7 +520,7 @@ add(
 add("a directory beyond the end", patched(END64, 48, struct.pack("<Q", 2**40)), "before its member")
 add("a directory of 4 GB", patched(END64, 40, struct.pack("<Q", 2**40)), DAMAGED_ZIP)
 add("600 000 members", directory_of(600_000), "declares a piece|more than")
-add("30 000 members in one place", directory_of(30_000), "0 data.pkl|before its member")
+add("30 000 members in one place", directory_of(30_000), "members, too many for its size")
 add(
     "polyglot: a pickle before the zip",
     raw(lambda z: b"cos\nsystem\n(Vtouch ran\ntR." + z),
@@ -775,8 +775,13 @@ add(
     "complex numbers", state(lambda s: s.update({NORM: torch.ones(16, dtype=torch.complex64)})), "holds torch.complex64"
 )
 add(
-    "60 000 unknown tensors",
+    "60 000 names of a tensor",
     state(lambda s: s.update({f"x.{i}": ones for i in range(60_000)})),
+    "repeats its objects",
+)
+add(
+    "20 000 unknown tensors",
+    state(lambda s: s.update({f"x.{i}": torch.ones(1) for i in range(20_000)})),
     "members, too many for its size",
 )
 
@@ -798,9 +803,9 @@ def fairseq_unknown_keys(folder: Path) -> Path:
     return with_pickle(folder, pw.pickled(genuine[2:-1] + pw.value("model") + names("k") + b"s"), FOUR)
 
 
-add("60 000 names of one tensor", unknown_keys, "60000 tensors, where no model has more")
+add("60 000 names of one storage", unknown_keys, "60000 tensors, where no model has more")
 add(
-    "60 000 names of one tensor, fairseq",
+    "60 000 names of one storage, fairseq",
     fairseq_unknown_keys,
     "60000 tensors, where no model has more|in fairseq's terms",
 )

@@ -102,7 +102,7 @@ SEEN = {
     "open('ran', 'w').close()": "open ",
     "import os; os.close(os.open('ran', os.O_WRONLY | os.O_CREAT))": "open ",
     "import os; os.mkdir('folder')": "os.mkdir ",
-    "import os; os.rename('ran', 'run')": "os.rename ",
+    "import os; open('ran', 'w').close(); os.rename('ran', 'run')": "os.rename ",
     "import socket; socket.socket().close()": "socket.__new__ ",
     "import pickle; pickle.loads(b'cos\\ngetcwd\\n)R.')": "pickle.find_class ",
 }

@@ -84,13 +84,14 @@ class Conversion:
         if name in self.assignment.made_up:
             make = self.family.generated.get(name)
             return torch.zeros(self.assignment.made_up[name]) if make is None else make(self.reading.config)
-        tensor = self.tensor(name).load()
+        stored = self.tensor(name).load()
+        tensor = stored.float() if stored.is_floating_point() else stored
         if not (self.allow_nonfinite or tensor.isfinite().all()):
             raise CheckpointError(
-                f"{self.source.path} cannot be used: {self.assignment.filled[name]} holds values that are not finite; "
-                "if they are meant to be there, convert it with python -m zoo.convert --allow-nonfinite"
+                f"{self.source.path} cannot be used: {self.assignment.filled[name]} holds values that are not finite "
+                "in float32; if they are meant to be there, convert it with python -m zoo.convert --allow-nonfinite"
             )
-        return tensor.float() if tensor.is_floating_point() else tensor
+        return tensor
 
     def sizes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Target name -> dtype as stored and shape, of everything that `load` gives."""
