@@ -27,7 +27,7 @@ import torch
 import zoo
 import zoo.__main__
 import zoo.convert
-from zoo.converters._unpickle import LazyTensor, open_torch_file
+from tests.trees import Tree, read
 from zoo.models._family import Model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,8 +35,6 @@ DATA = ROOT / "tests" / "data"
 SPEECH = ROOT / "examples" / "audio" / "0_theo_0.wav"
 SNAPSHOTS = ROOT / "tests" / "snapshots" / "bad_input.json"
 UPDATE = "ZOO_UPDATE_SNAPSHOTS" in os.environ
-
-Tree = dict[str, Any]
 
 
 def check(name: str, message: str) -> None:
@@ -56,17 +54,6 @@ def steady(message: str, folder: Path) -> str:
 
 
 # The bad files
-
-
-def loaded(item: Any) -> Any:
-    """`item` with every lazy tensor read."""
-    if isinstance(item, LazyTensor):
-        return item.load()
-    if isinstance(item, dict):
-        return {key: loaded(content) for key, content in item.items()}
-    if isinstance(item, (list, tuple)):
-        return type(item)(loaded(content) for content in item)
-    return item
 
 
 def model_field(name: str, value: Any) -> Callable[[Tree], None]:
@@ -232,12 +219,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     soundfile.write(here / "nan.wav", np.full(4000, math.nan, np.float32), 16000, subtype="FLOAT")
 
     for name, (base, change) in EDITED.items():
-        with open_torch_file(DATA / f"{base}.pt") as file:
-            root = loaded(file.root)
+        root = read(DATA / f"{base}.pt")
         change(root)
         torch.save(root, here / name)
-    with open_torch_file(here / "good.pt") as file:
-        torch.save({f"net.{name}": tensor for name, tensor in loaded(file.root)["model"].items()}, here / "bare.pt")
+    net = {f"net.{name}": tensor for name, tensor in read(here / "good.pt")["model"].items()}
+    torch.save(net, here / "bare.pt")
     assert zoo.convert.main([str(here / "good.pt"), "-o", str(here / "good.safetensors")]) == 0
     native = (here / "good.safetensors").read_bytes()
     end = 8 + int.from_bytes(native[:8], "little")

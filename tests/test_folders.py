@@ -62,7 +62,7 @@ def tensors(**changes: torch.Tensor | None) -> Callable[[Path], None]:
         ("sharded", lambda f: (f / "model.safetensors.index.json").write_text("{}"), "no weight_map"),
         ("ctc", lambda f: (f / "config.json").write_text("{"), "cannot be read as JSON"),
         ("ctc", lambda f: (f / "config.json").write_text("[" * 100_000), "cannot be read as JSON"),
-        ("ctc", lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 40), "cannot be read as a safetensors file"),
+        ("ctc", lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 40), "is a damaged safetensors file"),
         ("ctc", lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
         ("ctc", edit_json("config.json", model_type="whisper"), "its model_type is 'whisper'; supported are"),
         ("ctc", edit_json("config.json", feat_proj_layer_norm=False), "no place for: hubert.feature_projection.layer"),

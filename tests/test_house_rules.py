@@ -15,8 +15,10 @@ TOOLKITS = {"fairseq", "omegaconf", "hydra", "s3prl", "transformers", "torchaudi
 # interface and what only it needs; its files may import each other.
 LEVELS = {
     "errors": 0,
-    "_tensors": 0,
-    "_native": 1,
+    "_digest": 0,
+    "_tensors": 1,
+    "_safetensors": 1,
+    "_native": 2,
     "layers": 1,
     "models": 2,
     "_registry": 3,

@@ -27,8 +27,9 @@ import pytest
 import torch
 
 from tests import pickle_writer as pw
+from tests.trees import read
 from zoo.converters import _unpickle
-from zoo.converters._unpickle import LazyTensor, TorchFile, open_torch_file
+from zoo.converters._unpickle import TorchFile, open_torch_file
 from zoo.errors import CheckpointError
 
 DTYPES = (
@@ -50,22 +51,6 @@ DTYPES = (
 def save(item: object, path: Path, container: str = "zip", protocol: int = 2) -> Path:
     torch.save(item, path, pickle_protocol=protocol, _use_new_zipfile_serialization=container == "zip")
     return path
-
-
-def loaded(item: Any) -> Any:
-    """`item` with every lazy tensor read."""
-    if isinstance(item, LazyTensor):
-        return item.load()
-    if isinstance(item, dict):
-        return {key: loaded(content) for key, content in item.items()}
-    if isinstance(item, (list, tuple)):
-        return type(item)(loaded(content) for content in item)
-    return item
-
-
-def read(path: Path) -> Any:
-    with open_torch_file(path) as file:
-        return loaded(file.root)
 
 
 def same(got: Any, expected: Any) -> None:
@@ -482,7 +467,8 @@ def test_numpy_arrays_stay_records(tmp_path: Path) -> None:
     "runpy.run_path functools.partial operator.attrgetter _operator.attrgetter _operator.methodcaller shutil.rmtree "
     "socket.socket ctypes.CDLL pty.spawn webbrowser.open types.CodeType pickle.loads builtins.getattr builtins.eval "
     "builtins.exec builtins.__import__ builtins.compile builtins.open __builtin__.eval __builtin__.getattr "
-    "__builtin__.apply".split(),
+    "__builtin__.apply pydoc.locate antigravity.fly this.s xmlrpc.client.ServerProxy zoo.load numpy.load "
+    "torch.load torch.hub.load torch.utils.benchmark.Timer typing.get_type_hints collections.namedtuple".split(),
 )
 def test_names_that_run_code_are_refused(tmp_path: Path, name: str) -> None:
     place, _, attribute = name.rpartition(".")
@@ -509,6 +495,8 @@ def test_nothing_is_run(tmp_path: Path, container: str, protocol: int) -> None:
     marker = tmp_path / "marker"
     payloads = [
         Payload(os.system, f"touch {marker}"),
+        Payload(torch.save, 1, str(marker)),
+        Payload(pathlib.Path.touch, marker),
         Payload(os.mkdir, str(marker)),
         Payload(builtins.eval, f"open({str(marker)!r}, 'w')"),
         Payload(builtins.exec, f"open({str(marker)!r}, 'w')"),
@@ -517,29 +505,23 @@ def test_nothing_is_run(tmp_path: Path, container: str, protocol: int) -> None:
     for payload in payloads:
         file = save({"model": torch.ones(1), "x": payload}, tmp_path / "a.pt", container, protocol)
         assert "asks to run code" in refusal(file)
-    touch = Payload(pathlib.Path.touch, marker)  # a name that is not on the list: inert all the same
-    torch_call = Payload(torch.save, 1, str(marker))
     setters = thing(__setstate__=lambda self, state: marker.touch(), __new__=lambda cls: marker.touch())
     with module("unheard.of", Setter=setters):
         setter = object.__new__(setters)
         setter.x = 1
-        items = [torch_call, setter] if protocol == 2 else [torch_call, setter, touch]
-        file = save(items, tmp_path / "a.pt", container, protocol)
+        file = save([setter], tmp_path / "a.pt", container, protocol)
         assert not marker.exists()
         got = read(file)  # while its class is there to be called
-    assert got[1] == {"__class__": "unheard.of.Setter", "state": {"x": 1}}
-    assert got[0] == {"__class__": "torch.serialization.save", "args": [1, str(marker)]}
+    assert got == [{"__class__": "unheard.of.Setter", "state": {"x": 1}}]
     assert not marker.exists()
 
 
 @both_containers
 def test_nothing_is_imported(tmp_path: Path, container: str) -> None:
     names = [
-        ("antigravity", "fly"),
-        ("this", "s"),
-        ("xmlrpc.client", "ServerProxy"),
-        ("tests.conftest", "x"),
-        ("zoo", "no"),
+        ("tests.golden.make_omegaconf20", "main"),
+        ("_pytest.pastebin", "create_new_paste"),
+        ("examples.demo", "main"),
     ]
     body = pw.group(*(pw.call(*name, pw.value(1), pw.value(2)) + pw.value({"a": 1}) + b"b" for name in names))
     file = tmp_path / "a.pt"
@@ -550,7 +532,7 @@ def test_nothing_is_imported(tmp_path: Path, container: str) -> None:
     read(save(1, tmp_path / "warm.pt", container))
     before = set(sys.modules)
     assert [record["__class__"] for record in read(file)] == [".".join(name) for name in names]
-    assert set(sys.modules) == before and "antigravity" not in before
+    assert set(sys.modules) == before and not before & {name for name, _ in names[::2]}
 
 
 # Damage
@@ -773,7 +755,7 @@ NESTS = {
 
 @pytest.mark.parametrize("nest", NESTS.values(), ids=NESTS)
 def test_deep_nesting_is_refused(tmp_path: Path, nest: Callable[[int], bytes]) -> None:
-    assert "deeper than 500 levels" in refused_body(tmp_path, nest(100_000))
+    assert "deeper than 500 levels" in refused_body(tmp_path, nest(40_000))
 
 
 def test_nesting_below_the_limit_is_read_with_little_recursion(tmp_path: Path) -> None:
@@ -827,7 +809,7 @@ def test_cycles_are_refused(tmp_path: Path, body: bytes) -> None:
         ("MAX_MEMBERS", 2, "more than 2 members"),
         ("MAX_INTEGER_BITS", 16, "more than 16 bits"),
         ("MAX_DEPTH", 2, "deeper than 2 levels"),
-        ("MAX_NODES", 10, "repeats its objects"),
+        ("SMALL_NODES", -100, "repeats its objects"),
     ],
 )
 def test_every_limit_holds(
@@ -881,7 +863,7 @@ def test_zip_members_must_be_plain(tmp_path: Path) -> None:
     assert "encrypted member" in refusal(patched(directory, 8, b"\x01"))
     assert "compressed member" in refusal(patched(directory, 20, struct.pack("<I", 1)))
     assert "no whole member" in refusal(patched(directory, 20, struct.pack("<II", 10**6, 10**6)))
-    assert "no whole member" in refusal(patched(directory, 42, struct.pack("<I", 2)))
+    assert "something else before" in refusal(patched(directory, 42, struct.pack("<I", 2)))
     assert "no whole member" in refusal(patched(b"PK\x03\x04", 28, b"\xff\xff"))
     assert "zip archive" in refusal(patched(b"PK\x05\x06", 12, struct.pack("<I", 2**32 - 10)))
     with pytest.warns(UserWarning, match="Duplicate name"):

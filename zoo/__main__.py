@@ -19,8 +19,7 @@ from torch import Tensor
 
 from zoo import __version__, _cli, _native, extract, info, list_models, load
 from zoo._audio import BATCH_SECONDS, Extraction
-from zoo._cli import printable
-from zoo.errors import InputError
+from zoo.errors import InputError, printable
 from zoo.models._family import Model
 
 LIST_SUFFIXES = {".txt", ".lst", ".list"}

@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo import _native
 from zoo._registry import families, find
 from zoo._tensors import Lazy, Made
-from zoo.errors import CheckpointError, ConfigError, InputError
+from zoo.errors import CheckpointError, ConfigError, InputError, cut
 from zoo.models._family import Config, Heads, Model
 
 HEADS = "heads."
@@ -75,8 +75,9 @@ def load(
         from zoo.converters import open_conversion  # here, because `import zoo` is to be quick
 
         with open_conversion(path) as conversion:
-            found = conversion.checkpoint()
+            found, digest = conversion.checkpoint(), conversion.digest
             model = _fill(found.config, found.tensors, heads, found.provenance)
+            model.provenance["sha256"] = digest.result()
     model.padding = padding
     return model.to(device=device, dtype=dtype)
 
@@ -132,7 +133,10 @@ def _fill(config: Config, tensors: Mapping[str, Lazy], heads: bool, provenance: 
     model.load_state_dict({name: read(name) for name in tensors if not name.startswith(HEADS)}, assign=True)
     beside = [name for name in tensors if name.startswith(HEADS)]
     if heads and beside:
-        model.heads = Heads({name.removeprefix(HEADS): read(name) for name in beside})
+        try:
+            model.heads = Heads({name.removeprefix(HEADS): read(name) for name in beside})
+        except KeyError as error:  # a name that a module has for something else
+            raise CheckpointError(f"its heads have a name that no module can have ({cut(str(error))})") from None
     model.provenance = dict(provenance)
     return model.eval()
 

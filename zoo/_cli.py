@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, printable
+
+MAX_SENTENCE = 1000
 
 
 def run(
@@ -40,10 +42,10 @@ def run(
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError):
-        return printable(f"{error.filename} cannot be used: {error.strerror}")
-    return printable(error)
+        return _cut(printable(f"{error.filename} cannot be used: {error.strerror}"))
+    return _cut(printable(error))
 
 
-def printable(value: object) -> str:
-    """A text on one line, with its control characters and broken bytes spelt out: names in a file may be hostile."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
+def _cut(text: str) -> str:
+    """A sentence that anyone reads to its end: a file may have put a long text into it."""
+    return text if len(text) <= MAX_SENTENCE else f"{text[: MAX_SENTENCE // 2]} ... {text[-MAX_SENTENCE // 2 :]}"

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from safetensors import SafetensorError, safe_open
-
+from zoo._digest import Digest
+from zoo._safetensors import MAX_HEADER_BYTES, open_safetensors
 from zoo._tensors import DTYPES, Lazy, Made, raw
-from zoo.errors import CheckpointError, InputError
+from zoo.errors import CheckpointError, InputError, shown
 
 FORMAT = "1"
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -47,7 +47,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def write(path: Path, tensors: Mapping[str, Lazy], config: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+def write(
+    path: Path,
+    tensors: Mapping[str, Lazy],
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    digest: Digest | None = None,
+) -> None:
     """Write a native file, one tensor in memory at a time.
 
     Args:
@@ -55,30 +61,56 @@ def write(path: Path, tensors: Mapping[str, Lazy], config: Mapping[str, Any], pr
         tensors: by name.
         config: JSON data, with its family.
         provenance: JSON data.
+        digest: of the source, which becomes `sha256` in the provenance; it is waited for when all else is written.
     """
-    metadata = {
-        "zoo.config": json.dumps(config, sort_keys=True),
-        "zoo.format": FORMAT,
-        "zoo.provenance": json.dumps(provenance, sort_keys=True),
-    }
+
+    def metadata(**more: str) -> dict[str, str]:
+        return {
+            "zoo.config": json.dumps(config, sort_keys=True),
+            "zoo.format": FORMAT,
+            "zoo.provenance": json.dumps({**provenance, **more}, sort_keys=True),
+        }
+
     with replacing(path) as file:
-        write_safetensors(file, tensors, metadata)
+        if digest is None:
+            write_safetensors(file, tensors, metadata())
+        else:
+            write_safetensors(file, tensors, metadata(sha256="0" * Digest.LENGTH))
+            file.seek(0)
+            file.write(_header(tensors, metadata(sha256=digest.result())))
 
 
 def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], metadata: Mapping[str, str]) -> None:
-    """Write tensors in the safetensors format, one in memory at a time; the same input gives the same bytes."""
+    """Write tensors in the safetensors format, one in memory at a time; the same input gives the same bytes.
+
+    Raises:
+        InputError: when the header would be larger than any model's.
+    """
+    file.write(_header(tensors, metadata))
+    for name in _order(tensors):
+        file.write(raw(tensors[name]))
+
+
+def _order(tensors: Mapping[str, Lazy]) -> list[str]:
+    """Widest first keeps all aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+
+
+def _header(tensors: Mapping[str, Lazy], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # widest first keeps all aligned
     end = 0
-    for name in names:
+    for name in _order(tensors):
         tensor = tensors[name]
         start, end = end, end + tensor.dtype.itemsize * tensor.numel
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for name in names:
-        file.write(raw(tensors[name]))
+    if len(text) > MAX_HEADER_BYTES:
+        raise InputError(
+            f"nothing was written: the file would need a header of {len(text)} bytes, more than {MAX_HEADER_BYTES}: "
+            "its configuration or its names are longer than any model's"
+        )
+    return len(text).to_bytes(8, "little") + text
 
 
 class NativeFile:
@@ -93,16 +125,11 @@ class NativeFile:
 
     def __init__(self, path: Path) -> None:
         """Open `path`; raises CheckpointError when it is no native file."""
-        try:
-            file = safe_open(path, framework="pt")
-            tensors = lazy_tensors(file, path)
-            metadata = file.metadata() or {}
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is a damaged safetensors file ({error}); fetch or convert it again"
-            ) from None
+        file = open_safetensors(path)
+        tensors = lazy_tensors(file, path)
+        metadata = file.metadata() or {}
         if metadata.get("zoo.format") != FORMAT:
-            found = f"format {metadata['zoo.format']!r}" if "zoo.format" in metadata else "no zoo metadata"
+            found = f"format {shown(metadata['zoo.format'])}" if "zoo.format" in metadata else "no zoo metadata"
             raise CheckpointError(
                 f"{path} is a safetensors file with {found}; give one that zoo.convert or zoo.save wrote in format "
                 f"{FORMAT!r}, or the original checkpoint"
@@ -140,7 +167,7 @@ def lazy_tensors(file: Any, path: Path) -> dict[str, Lazy]:
     for name in file.keys():  # noqa: SIM118 (it is no dict)
         part = file.get_slice(name)
         if part.get_dtype() not in DTYPES:
-            raise CheckpointError(f"{path} holds {name} as {part.get_dtype()}, which no model of the zoo has")
+            raise CheckpointError(f"{path} holds {shown(name)} as {part.get_dtype()}, which no model of the zoo has")
         found[name] = Made(DTYPES[part.get_dtype()], tuple(part.get_shape()), partial(file.get_tensor, name))
     return found
 

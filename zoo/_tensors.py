@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from zoo.errors import InputError
 
 DTYPES = {  # as safetensors spells them
     "F64": torch.float64,
@@ -66,11 +69,26 @@ def zeros(*shape: int) -> Made:
     return Made(torch.float32, shape, lambda: torch.zeros(shape))
 
 
-def cast(tensor: Lazy, dtype: torch.dtype | None) -> Lazy:
+def cast(name: str, tensor: Lazy, dtype: torch.dtype | None) -> Lazy:
     """A floating-point tensor as another dtype; None: as it is."""
     if dtype in (None, tensor.dtype) or not tensor.dtype.is_floating_point:
         return tensor
-    return Made(dtype, tensor.shape, tensor.load)
+    return Made(dtype, tensor.shape, partial(_cast, name, tensor, dtype))
+
+
+def _cast(name: str, tensor: Lazy, dtype: torch.dtype) -> Tensor:
+    stored = tensor.load()
+    result = stored.to(dtype)
+    if is_finite(stored) and not is_finite(result):
+        raise InputError(f"nothing was written: {name} holds numbers too large for {dtype}; choose another --dtype")
+    return result
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite in float32; what is no floating point is."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return bool(torch.stack(torch.aminmax(tensor)).float().isfinite().all())
 
 
 def raw(tensor: Lazy) -> memoryview:

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 
 from zoo import _cli, _native
-from zoo._cli import printable
 from zoo.converters import Conversion, export, open_conversion
 from zoo.converters._dialect import Checkpoint, Export
 from zoo.converters._fields import read_dictionary
 from zoo.converters._inspection import same_architecture, training_state
 from zoo.converters._sink import write_folder, write_torch_file
-from zoo.errors import CheckpointError, ConfigError, InputError
+from zoo.errors import CheckpointError, ConfigError, InputError, printable
 
 DTYPES: dict[str | None, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SUFFIXES = {  # of what is written, by what `--to` calls it
@@ -69,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="registry name whose configuration is SOURCE's, where SOURCE says nothing of its own or cannot",
     )
+    parser.add_argument("--allow-nonfinite", action="store_true", help="accept weights that hold NaN or infinity")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--dry-run", action="store_true", help="show where every tensor goes and write nothing")
     parser.add_argument("--inspect", action="store_true", help="show what SOURCE is, without loading tensors")
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    with open_conversion(args.source, args.preset) as conversion:
+    with open_conversion(args.source, args.preset, args.allow_nonfinite) as conversion:
         if args.dictionary is not None:
             conversion = _with_dictionary(conversion, args.dictionary)
         if args.inspect:
@@ -105,7 +105,9 @@ def _export(checkpoint: Checkpoint, args: argparse.Namespace) -> Export:
 def _convert(conversion: Conversion, exported: Export | None, args: argparse.Namespace) -> dict[str, Any]:
     output = _output(args)
     if exported is None:
-        write(conversion.checkpoint(), output, DTYPES.get(args.dtype))
+        checkpoint = conversion.checkpoint().cast(DTYPES.get(args.dtype))
+        config = checkpoint.config.to_dict()
+        _native.write(output, checkpoint.tensors, config, checkpoint.provenance, conversion.digest)
     elif args.to == "hf":
         write_folder(output, exported.root)
     else:
@@ -128,12 +130,6 @@ def _output(args: argparse.Namespace) -> Path:
     if not output.parent.is_dir():
         raise InputError(f"{output} cannot be written: the folder {output.parent} does not exist")
     return output
-
-
-def write(checkpoint: Checkpoint, output: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a native file; floating-point tensors are stored as `dtype`, or as they are."""
-    checkpoint = checkpoint.cast(dtype)
-    _native.write(output, checkpoint.tensors, checkpoint.config.to_dict(), checkpoint.provenance)
 
 
 def _with_dictionary(conversion: Conversion, path: Path) -> Conversion:
@@ -168,7 +164,7 @@ def _inspection(conversion: Conversion) -> dict[str, Any]:
     source = conversion.source
     return {
         "source": str(source.path),
-        "sha256": conversion.sha256(),
+        "sha256": conversion.digest.result(),
         "container": source.container,
         **_summary(conversion),
         "architecture": same_architecture(conversion.config),

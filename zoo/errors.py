@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def shown(value: object) -> str:
+    """A value as a sentence names it: short, however large it is."""
+    return _SHORT.repr(value)
+
+
+def cut(text: str, length: int = 100) -> str:
+    """The first `length` characters of a text of a file, as a sentence shows them."""
+    return printable(text if len(text) <= length else text[: length - 3] + "...")
+
+
+def printable(value: object) -> str:
+    """A text on one line, with its control characters and broken bytes spelt out: names in a file may be hostile."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
+
 
 class ZooError(Exception):
     """Base class of everything the zoo raises on purpose."""

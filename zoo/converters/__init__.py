@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import entry_points
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from zoo._digest import Digest
 from zoo._registry import families
-from zoo._tensors import Made, zeros
+from zoo._tensors import Lazy, Made, is_finite, zeros
 from zoo.converters import _bare
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
 from zoo.converters._recorded import Recorded
@@ -23,12 +27,14 @@ from zoo.converters._rows import Assignment, assign
 from zoo.converters._source import Folder, Source, Unwritten, open_source
 from zoo.converters._unsupported import refuse_unsupported
 from zoo.converters._weight_norm import unfold
-from zoo.errors import CheckpointError, ConfigError, UnknownModelError
+from zoo.errors import CheckpointError, ConfigError, UnknownModelError, cut, shown
 from zoo.models._family import Config, Family
 
 # Parameters of training only that a file may lack; they become zeros, and the result says so. A family may name more
 # that follow from its configuration.
 MADE_UP = frozenset({"masked_spec_embed"})
+MAX_CONFIG_DEPTH = 32
+SMALL_BYTES = 2**24
 
 
 @lru_cache(maxsize=1)
@@ -50,6 +56,7 @@ class Conversion:
         assignment: which source key fills which parameter, and what is left behind.
         source: the open checkpoint.
         unread: fields that its configuration has and that nobody looked at, by their path.
+        allow_nonfinite: whether its tensors may hold NaN or infinity.
     """
 
     dialect: str
@@ -57,11 +64,14 @@ class Conversion:
     assignment: Assignment
     source: Source
     unread: tuple[str, ...] = ()
+    allow_nonfinite: bool = False
 
     def __enter__(self) -> Conversion:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if "digest" in self.__dict__:
+            self.digest.stop()
         self.source.close()
 
     @property
@@ -70,21 +80,39 @@ class Conversion:
         return families()[self.config.family]
 
     def checkpoint(self) -> Checkpoint:
-        """The model in the zoo's terms; floating point as it is stored."""
-        tensors = {name: self.reading.tensors[key] for name, key in self.assignment.filled.items()}
+        """The model in the zoo's terms; floating point as it is stored. Its provenance has no hash yet."""
+        tensors: dict[str, Lazy] = {}
+        for name, key in self.assignment.filled.items():
+            tensor = self.reading.tensors[key]
+            tensors[name] = Made(tensor.dtype, tensor.shape, partial(self._load, key))
         for name, shape in self.assignment.made_up.items():
             make = self.family.generated.get(name)
             tensors[name] = zeros(*shape) if make is None else Made(torch.float32, shape, partial(make, self.config))
         return Checkpoint(config=self.config, tensors=tensors, provenance=self.provenance())
+
+    def _load(self, key: str) -> Tensor:
+        """A tensor by its key in the file.
+
+        Raises:
+            CheckpointError: when it holds NaN, or what is infinite in float32, and these are not allowed.
+        """
+        tensor = self.reading.tensors[key].load()
+        if not (self.allow_nonfinite or is_finite(tensor)):
+            raise CheckpointError(
+                f"{self.source.path} cannot be used: {key} holds values that are not finite in float32; "
+                "if they are meant to be there, convert it with python -m zoo.convert --allow-nonfinite"
+            )
+        return tensor
 
     @property
     def config(self) -> Config:
         """Of the model."""
         return self.reading.config
 
-    def sha256(self) -> str:
-        """Hash of the file, or of the files that hold a folder's weights."""
-        return sha256(*(self.source.weights if isinstance(self.source, Folder) else [self.source.path]))
+    @cached_property
+    def digest(self) -> Digest:
+        """Hash of the file, or of the files that hold a folder's weights; it is begun when first asked for."""
+        return Digest(*_weights(self.source))
 
     def dtypes(self) -> list[str]:
         """In which the file stores its floating-point tensors."""
@@ -97,7 +125,6 @@ class Conversion:
             return dict(self.reading.provenance)
         return {
             "dialect": self.dialect,
-            "sha256": self.sha256(),
             "dtypes": self.dtypes(),
             "dropped": self.assignment.dropped,
             "made_up": sorted(self.assignment.made_up),
@@ -106,31 +133,27 @@ class Conversion:
         }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, levels: int = MAX_CONFIG_DEPTH) -> Any:
     """Configuration values as JSON data; what JSON has no word for becomes text."""
+    if not levels:
+        raise CheckpointError(f"its configuration is nested deeper than {MAX_CONFIG_DEPTH} levels, as no toolkit's is")
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, levels - 1) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+        return [_plain(v, levels - 1) for v in value]
+    if isinstance(value, (set, frozenset)):  # in an order that is the same in every run
+        return sorted(map(str, value))
+    kept = value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
+    return value if kept else str(value)
 
 
-def sha256(*paths: Path) -> str:
-    """Hash of the bytes of files, one after the other, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def open_conversion(path: Path, preset: str | None = None) -> Conversion:
+def open_conversion(path: Path, preset: str | None = None, allow_nonfinite: bool = False) -> Conversion:
     """Open a checkpoint of another toolkit, find its dialect and match its tensors; reads no tensor.
 
     Args:
         path: a file or folder.
         preset: a registry name whose configuration is taken instead of what the file says of itself.
+        allow_nonfinite: whether its tensors may hold NaN or infinity.
 
     Raises:
         CheckpointError: when the file is not understood or its tensors do not fit its configuration.
@@ -143,7 +166,8 @@ def open_conversion(path: Path, preset: str | None = None) -> Conversion:
         reading = unfold(reading)
         assignment = match(reading)
         _check_dtypes(reading, assignment)
-        return Conversion(dialect, reading, assignment, source, unread)
+        _check_size(source, reading, assignment)
+        return Conversion(dialect, reading, assignment, source, unread, allow_nonfinite)
     except UnknownModelError:
         source.close()
         raise
@@ -199,7 +223,7 @@ def _check_export(dialect: Dialect, checkpoint: Checkpoint, made: Export) -> Non
     for name, value in checkpoint.config.to_dict().items():
         if name not in dialect.unsaid and getattr(reading.config, name, None) != getattr(checkpoint.config, name):
             raise CheckpointError(
-                f"{dialect.target} has no {checkpoint.config.family} models whose {name} is {value!r}"
+                f"{dialect.target} has no {checkpoint.config.family} models whose {name} is {shown(value)}"
             )
     assignment = match(reading)
     for name, key in made.written.items():
@@ -219,6 +243,9 @@ def match(reading: Reading, *, optional: bool = True) -> Assignment:
     """
     shapes = {key: tensor.shape for key, tensor in reading.tensors.items()}
     family = families()[reading.config.family]
+    layers = getattr(reading.config, "num_layers", 0)
+    if layers > len(shapes):  # before a model of that size is laid out
+        raise CheckpointError(f"its configuration asks for {layers} layers, but it holds {len(shapes)} tensors")
     expected = family.shapes(reading.config)
     made_up = MADE_UP | family.generated.keys() if optional else ()
     return assign(reading.rows, reading.drops, shapes, expected, made_up)
@@ -234,8 +261,21 @@ def _check_dtypes(reading: Reading, assignment: Assignment) -> None:
             raise CheckpointError(f"{key} holds {dtype}, which no model has; give the original weights")
 
 
+def _check_size(source: Source, reading: Reading, assignment: Assignment) -> None:
+    """Refuse tensors that share their bytes so often that what is written could fill the disk."""
+    there = sum(path.stat().st_size for path in _weights(source))
+    tensors = [reading.tensors[key] for key in assignment.filled.values()]
+    taken = sum(tensor.numel * tensor.dtype.itemsize for tensor in tensors)
+    if taken > 2 * there + SMALL_BYTES:
+        raise CheckpointError(f"its tensors have {taken} bytes, but its files {there}: they repeat each other")
+
+
+def _weights(source: Source) -> list[Path]:
+    return source.weights if isinstance(source, Folder) else [source.path]
+
+
 def _top(source: Source) -> str:
     if not isinstance(source.root, Mapping):
         return f"it holds a {type(source.root).__name__} instead of a dictionary"
-    keys = [str(key) for key in source.root]
-    return f"its top level holds {', '.join(keys[:8])}" + (" and more" if len(keys) > 8 else "")
+    keys = [cut(key, 40) if isinstance(key, str) else shown(key) for key in islice(source.root, 8)]
+    return f"its top level holds {', '.join(keys)}" + (" and more" if len(source.root) > 8 else "")

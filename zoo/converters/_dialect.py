@@ -67,7 +67,7 @@ class Checkpoint:
     def cast(self, dtype: torch.dtype | None) -> Checkpoint:
         """The same with floating-point tensors in another dtype; None: as they are."""
         full = families()[self.config.family].generated
-        return replace(self, tensors={n: t if n in full else cast(t, dtype) for n, t in self.tensors.items()})
+        return replace(self, tensors={n: t if n in full else cast(n, t, dtype) for n, t in self.tensors.items()})
 
     def heads(self) -> set[str]:
         """Names of the heads, without what is inside them."""

@@ -12,10 +12,10 @@ from zoo._registry import families
 from zoo._tensors import Lazy, Made, zeros
 from zoo.converters import _state_dict
 from zoo.converters._dialect import Checkpoint
-from zoo.converters._fields import SPECIALS, Block, parse_conv_layers, resolve
+from zoo.converters._fields import SPECIALS, Block, is_one_of, parse_conv_layers, resolve
 from zoo.converters._rows import Row, invert
-from zoo.errors import CheckpointError
-from zoo.models._family import Config, Family
+from zoo.errors import CheckpointError, shown
+from zoo.models._family import Config, Family, typed
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 Get = Callable[[str, Any], Any]  # name of a field, default -> its value
@@ -102,11 +102,11 @@ def encoder_fields(get: Get, required: Mapping[str, tuple[Any, ...]] | None = No
         CheckpointError: for a value under which the reference computes something that the zoo does not have.
     """
     for name, (default, *others) in REQUIRED.items():
-        if (value := get(name, default)) not in (required or {}).get(name, (default, *others)):
-            raise CheckpointError(f"{name} is {value!r}, which this version of zoo does not have")
+        if not is_one_of(value := get(name, default), (required or {}).get(name, (default, *others))):
+            raise CheckpointError(f"{name} is {shown(value)}, which this version of zoo does not have")
     mode = get("extractor_mode", "default")
     if not isinstance(mode, str) or mode not in EXTRACTOR_NORMS:
-        raise CheckpointError(f"extractor_mode is {mode!r}; expected one of {', '.join(EXTRACTOR_NORMS)}")
+        raise CheckpointError(f"extractor_mode is {shown(mode)}; expected one of {', '.join(EXTRACTOR_NORMS)}")
     stack = get("conv_feature_layers", "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")
     return {
         "conv_layers": parse_conv_layers(stack),
@@ -162,10 +162,13 @@ def kept_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 def _positions(get: Get) -> dict[str, Any]:
     """The positional convolution: `conv_pos` taps, shared out among the blocks of a stack."""
     taps, depth = get("conv_pos", 128), get("pos_conv_depth", 1)
-    if depth == 1:
-        return {"pos_conv_kernel": taps, "pos_conv_norm": "batch" if get("conv_pos_batch_norm", False) else "weight"}
+    if is_one_of(depth, (1,)):
+        batch = typed("conv_pos_batch_norm", get("conv_pos_batch_norm", False), bool)
+        return {"pos_conv_kernel": taps, "pos_conv_norm": "batch" if batch else "weight"}
     if type(taps) is not int or type(depth) is not int or depth < 1:
-        raise CheckpointError(f"conv_pos is {taps!r} and pos_conv_depth is {depth!r}; expected whole numbers above 0")
+        raise CheckpointError(
+            f"conv_pos is {shown(taps)} and pos_conv_depth is {shown(depth)}; expected whole numbers above 0"
+        )
     kernel = max(3, taps // depth)
     return {"pos_conv_kernel": kernel, "pos_conv_norm": "layer", "pos_conv_depth": depth}
 
@@ -175,9 +178,9 @@ def _adapter_width(get: Get) -> Any:
     if get("layer_type", "transformer") != "trf_adp":
         return 0
     for name, default, allowed in (("adp_num", -1, 1), ("adp_act_fn", "relu", "relu"), ("adp_trf_idx", "all", "all")):
-        if (value := get(name, default)) != allowed:
+        if not is_one_of(value := get(name, default), (allowed,)):
             raise CheckpointError(
-                f"{name} is {value!r}, but supported is one adapter after every block, with ReLU: "
+                f"{name} is {shown(value)}, but supported is one adapter after every block, with ReLU: "
                 "adp_num 1, adp_act_fn 'relu', adp_trf_idx 'all'"
             )
     return get("adp_dim", 64)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import CheckpointError, InputError
+from zoo.errors import CheckpointError, InputError, shown
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 MAX_BLOCKS = 64
 MAX_NUMBER = 65536
 _TOKEN = re.compile(r"\s*(\d{1,6}|[\[\]()+*,])")
-_REFERENCE = re.compile(r"\$\{\s*(\.*[\w.]+)\s*\}")
+_REFERENCE = re.compile(r"\$\{\s*([\w.]+)\s*\}")
 
 Block = tuple[int, int, int]
 
@@ -43,10 +43,8 @@ def parse_conv_layers(value: object) -> tuple[Block, ...]:
 
 
 def _refuse(value: object) -> CheckpointError:
-    text = repr(value)
-    shown = text if len(text) <= 80 else text[:77] + "..."
     return CheckpointError(
-        f"conv_feature_layers is {shown}; expected a sum of lists of (channels, kernel, stride), "
+        f"conv_feature_layers is {shown(value)}; expected a sum of lists of (channels, kernel, stride), "
         f"such as '[(512,10,5)] + [(512,3,2)] * 4', of at most {MAX_BLOCKS} blocks"
     )
 
@@ -155,9 +153,14 @@ def read_dictionary(path: Path) -> list[str]:
         if not symbol or not count.isdecimal():
             raise InputError(f"{path} is no fairseq dictionary: line {number} is no symbol and its count")
         if symbol in symbols and not line.endswith("#fairseq:overwrite"):
-            raise InputError(f"{path} holds {symbol!r} twice, the second time in line {number}")
+            raise InputError(f"{path} holds {shown(symbol)} twice, the second time in line {number}")
         symbols.append(symbol)
     return symbols
+
+
+def is_one_of(value: Any, allowed: Iterable[Any]) -> bool:
+    """Whether a value equals one of those allowed; a truth value is no number."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
 
 
 def resolve(value: Any, *roots: Mapping[str, Any]) -> Any:

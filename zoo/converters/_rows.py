@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, cut
 
 PLACEHOLDERS = {
     "n": r"\d{1,6}",
@@ -26,6 +26,8 @@ PLACEHOLDERS = {
     "qkv": "q|k|v",
     "rest": ".+",
 }
+MAX_TENSORS = 10_000
+MAX_NAME = 255
 SHOWN = 4  # keys named in a message before it says how many more there are, shared out among its problems
 
 
@@ -87,6 +89,10 @@ def assign(
     Raises:
         CheckpointError: naming the keys, when anything is unmatched, matched twice, missing or of another shape.
     """
+    if len(shapes) > MAX_TENSORS:
+        raise CheckpointError(f"it holds {len(shapes)} tensors, where no model has more than {MAX_TENSORS}")
+    if long := next((key for key in shapes if len(key) > MAX_NAME), None):
+        raise CheckpointError(f"it holds a tensor whose name has {len(long)} characters: {cut(long)}")
     rows, drops = list(rows), list(drops)
     result = Assignment()
     unmatched: list[str] = []
@@ -99,7 +105,7 @@ def assign(
             ambiguous.append(key)
         elif reasons:
             result.dropped[key] = reasons[0]
-        elif not targets or not (targets[0].startswith("heads.") or targets[0] in expected):
+        elif not targets or not (targets[0] in expected or _is_head(targets[0])):
             unmatched.append(key)
         else:
             result.filled[targets[0]] = key
@@ -146,6 +152,10 @@ def _through(pairs: list[tuple[str, str]], names: Iterable[str]) -> dict[str, st
     return found
 
 
+def _is_head(target: str) -> bool:
+    return target.startswith("heads.") and "" not in target.split(".")
+
+
 def _list(keys: list[str], most: int) -> str:
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more
+    return ", ".join(cut(key) for key in keys[:most]) + more

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError, safe_open
-
 from zoo._native import NativeFile, is_safetensors, lazy_tensors
+from zoo._safetensors import open_safetensors
 from zoo._tensors import Lazy
 from zoo.converters._unpickle import LazyTensor, open_torch_file
 from zoo.errors import CheckpointError
 
-MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 4 * 2**20
+MAX_JSON_ITEMS = 150_000  # a vocabulary for each of 1162 languages is about 70 000
+MAX_FILE_NAME = 255
+MAX_SHARDS = 64
+CODE = ("auto_map", "custom_pipelines")  # settings that name Python files of the folder
 
 
 class Source(Protocol):
@@ -81,6 +85,12 @@ class Folder:
                 f"{path} is a folder without config.json, so no Hugging Face folder; give a checkpoint file"
             )
         self.root: dict[str, Any] = {name: _json(path / f"{name}.json") for name in self.JSON}
+        for name, content in self.root.items():
+            if code := next((key for key in CODE if content and key in content), None):
+                raise CheckpointError(
+                    f"{path} has code of its own ({code} in {name}.json), which the zoo does not run; give a folder of "
+                    "a model that the library itself has"
+                )
         weights = next((path / name for name in self.WEIGHTS if (path / name).is_file()), None)
         if weights is None:
             raise CheckpointError(f"{path} holds no weights; expected one of {', '.join(self.WEIGHTS)}")
@@ -90,7 +100,7 @@ class Folder:
             for file in self.weights:
                 found = self._read(file)
                 if twice := sorted(tensors.keys() & found.keys()):
-                    raise CheckpointError(f"{path} holds the tensor {twice[0]} in two files")
+                    raise CheckpointError(f"{path} holds the tensor {twice[0]} in two files; fetch it again")
                 tensors |= found
         except CheckpointError:
             self.close()
@@ -105,9 +115,11 @@ class Folder:
     def _shards(self, index: Path) -> list[Path]:
         """Files that an index names; they must lie in the folder itself."""
         names = (_json(index) or {}).get("weight_map")
-        if not isinstance(names, Mapping) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
+        if not isinstance(names, Mapping) or not all(map(_is_name, names.values())):
             raise CheckpointError(f"{index} has no weight_map from tensors to files of its folder")
         files = [index.parent / name for name in sorted(set(names.values()))]
+        if len(files) > MAX_SHARDS:
+            raise CheckpointError(f"{index} names {len(files)} files, where no model has more than {MAX_SHARDS}")
         for file in files:
             if not file.is_file():
                 raise CheckpointError(f"{index} names the file {file.name}, which is not in the folder; fetch it")
@@ -124,11 +136,18 @@ class Folder:
         return source.root
 
 
+def _is_name(value: Any) -> bool:
+    """Whether a value names a file in the folder itself."""
+    return (
+        isinstance(value, str)
+        and value != ""
+        and Path(value).name == value
+        and len(os.fsencode(value)) <= MAX_FILE_NAME
+    )
+
+
 def _safetensors(path: Path) -> dict[str, Lazy]:
-    try:
-        return lazy_tensors(safe_open(path, framework="pt"), path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as a safetensors file: {error}") from None
+    return lazy_tensors(open_safetensors(path), path)
 
 
 def _json(path: Path) -> Any:
@@ -138,7 +157,10 @@ def _json(path: Path) -> Any:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES} bytes, which no such file is")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.count(",") > MAX_JSON_ITEMS:
+            raise CheckpointError(f"{path} holds more than {MAX_JSON_ITEMS} items, which no such file does")
+        value = json.loads(text)
     except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):

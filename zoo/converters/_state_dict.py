@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo._tensors import Lazy, Made
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, shown
 
 PARTS = "qkv"
 PART = re.compile(r"(.*)\[([qkv])\]")
@@ -36,10 +36,10 @@ def tensors(items: Iterable[tuple[Any, Any]]) -> dict[str, Lazy]:
         inside = [(f"{key}.{k}", v) for k, v in value.items()] if isinstance(value, Mapping) else [(key, value)]
         for name, tensor in inside:
             if not isinstance(name, str) or not isinstance(tensor, Lazy):
-                raise CheckpointError(f"the model's state dict holds something else than a tensor under {name!r}")
+                raise CheckpointError(f"the model's state dict holds something else than a tensor under {shown(name)}")
             parts = _split(name, tensor) if STACKS.fullmatch(name) else {name: tensor}
             if twice := parts.keys() & found.keys():
-                raise CheckpointError(f"the model's state dict holds {min(twice)} twice")
+                raise CheckpointError(f"the model's state dict holds {shown(min(twice))} twice")
             found |= parts
     return found
 

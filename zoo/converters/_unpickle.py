@@ -9,6 +9,9 @@ without the parts that are empty.
 Nothing that a file names is looked up, imported or called. The names that are refused could do no harm here; refusing
 them tells the user that the file was made to attack other readers.
 
+A file may be as complicated as its size explains: a release of gigabytes has millions of opcodes, a small file with as
+many was made to exhaust its reader.
+
 Formats: the zip container of torch 1.6 and newer, and the stream of pickles that came before it, both as written by
 `torch/serialization.py`.
 """
@@ -21,8 +24,9 @@ import math
 import os
 import re
 import struct
+import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from pickletools import opcodes
@@ -32,14 +36,20 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, cut
 
+# What any file may have, and what a file may have that is small.
 MAX_PICKLE_BYTES = 256 * 2**20
-MAX_PIECE_BYTES = 32 * 2**20  # a string in a stream's pickle, the directory of a zip
+MAX_PIECE_BYTES = 32 * 2**20  # a text in a pickle, the directory of a zip
 MAX_OPCODES = 20_000_000  # the largest release, with adapters for 1162 languages, needs about 8 million
-MAX_NODES = 20_000_000
-MAX_SHARING = 16  # nodes of plain data for each opcode, beyond the first 100 000
+SMALL_PICKLE_BYTES = 8 * 2**20  # and a sixteenth of the file
+SMALL_PIECE_BYTES = 2 * 2**20  # and a 64th of the file
+SMALL_MEMBERS = 10_000  # and one for each 4096 bytes
+SMALL_OPCODES = 300_000  # and one for each 256 bytes of the file; a model of 400 tensors needs about 10 000
+SMALL_NODES = 100_000  # of plain data, and as many for each opcode; genuine files have less than one for each
+MAX_SHARING = 1
 MAX_DEPTH = 500
+MAX_ODD_KEYS = 1000  # of a dict or set, whose hashes could be made to collide
 MAX_MEMBERS = 500_000
 MAX_INTEGER_BITS = 1024
 MAX_SHORT_CHARS = 400
@@ -69,14 +79,27 @@ _TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
 _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 
 _PYTHON2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+# Libraries that are there to be attacked wherever a checkpoint is read, and what checkpoints name of them. Names of any
+# other library, most of them classes that are gone, are inert.
+_PRESENT = sys.stdlib_module_names | set(
+    "torch numpy zoo safetensors pip setuptools pkg_resources distutils imp pipes commands popen2 urllib2 cPickle "
+    "cloudpickle dill joblib yaml".split()
+)
 # `_operator.getitem` is how typing.List[int], a type in omegaconf's metadata, is spelt.
-_RUNS_CODE = re.compile(
-    r"""(os|posix|nt|subprocess|pty|shutil|sys|_?io|socket|webbrowser|ctypes|types|importlib|runpy|pdb|_?pickle|cPickle
-        |marshal|operator|_operator(?!\.getitem$))\..*
-      | builtins\.(getattr|setattr|delattr|eval|exec|execfile|compile|open|file|input|breakpoint|apply|globals|locals
-        |vars|__import__)
-      | functools\.partial | torch\.(hub\.)?load""",
-    re.VERBOSE | re.DOTALL,
+_HARMLESS = re.compile(
+    r"""builtins\.(object|type|bool|int|long|float|complex|str|unicode|bytes|bytearray|list|tuple|dict|set|frozenset
+        |slice|range|xrange|[A-Z]\w*)
+      | collections\.(defaultdict|deque|[A-Z]\w*) | copyreg\.(_reconstructor|__newobj__|__newobj_ex__)
+      | (abc|dataclasses|decimal|enum|fractions|numbers|pathlib|typing|uuid)\._?[A-Z]\w* | datetime\.\w+
+      | _codecs\.encode | _operator\.getitem | argparse\.Namespace | array\.(array|_array_reconstructor)
+      | logging\.getLogger | random\.Random | re\._compile | types\.SimpleNamespace
+      | numpy\.(dtype|ndarray|matrix|dtypes\.\w+|random\.(_pickle\.\w+|[\w.]*[A-Z]\w*)
+        |(u?int|float|complex|bool|str|bytes|object|void|datetime|timedelta)\d*_?
+        |_?core\.(multiarray\.(scalar|_reconstruct)|numeric\._frombuffer))
+      | torch\.([A-Z]\w*|device|dtype|(b?float|complex|q?u?int)\d+\w*|bool|strided|\w+_format|per_\w+_affine
+        |_utils\._rebuild_\w+|_tensor\._rebuild_from_type_v2|serialization\._get_layout
+        |(cuda|storage)\.\w*[sS]torage|_C\._nn\.\w+|(nn|optim|amp|cuda\.amp|distributions)\..*)""",
+    re.VERBOSE,
 )
 _OPCODES = {opcode.code.encode("latin1"): opcode for opcode in opcodes}
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINSTRING", "SHORT_BINSTRING", "BYTEARRAY8"}
@@ -107,7 +130,12 @@ class _Damaged(_Refused):
 
 def _show(text: str) -> str:
     """A text of the file, short and printable."""
-    return ascii(text if len(text) <= 100 else text[:97] + "...")
+    return ascii(cut(text))
+
+
+def _most_piece(size: int) -> int:
+    """The longest text in a pickle, and the longest directory of a zip, that a file of `size` bytes may have."""
+    return min(MAX_PIECE_BYTES, SMALL_PIECE_BYTES + size // 64)
 
 
 def _is_count(value: object) -> bool:
@@ -162,24 +190,32 @@ class _Storage:
 class _Parser:
     """Follows the opcodes of the pickles of one file; `globals` and `extents` collect what they name."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        """`size` is the file's."""
         self.globals: set[str] = set()
         self.extents: dict[str, _Extent] = {}
         self.opcodes = 0
         self._encoded_bytes = 0
+        self._most_opcodes = min(MAX_OPCODES, SMALL_OPCODES + size // 256)
+        self._most_bytes = min(MAX_PICKLE_BYTES, SMALL_PICKLE_BYTES + size // 16)
+        self._most_piece = _most_piece(size)
 
     def parse(self, source: IO[bytes]) -> Any:
         """Read one pickle from where `source` stands, and give its raw node."""
         memo: dict[Any, Any] = {}
         stack: list[Any] = []
         below: list[list[Any]] = []  # the stack under each open mark
-        end = source.tell() + MAX_PICKLE_BYTES
+        start = here = source.tell()
         while opcode := _OPCODES.get(source.read(1)):
             # An argument that is a line of text belongs to protocol 0; torch writes the one of GLOBAL, read below.
             arg = opcode.arg.reader(source) if opcode.arg and opcode.proto > 0 else None
             self.opcodes += 1
-            if self.opcodes > MAX_OPCODES or source.tell() > end:
-                raise _Refused(f"has a pickle of more than {MAX_OPCODES} opcodes or {MAX_PICKLE_BYTES} bytes")
+            last, here = here, source.tell()
+            self.check_bytes(here - start)
+            if here - last > self._most_piece:
+                raise _Refused(f"holds a text of more than {self._most_piece} bytes")
+            if self.opcodes > self._most_opcodes:
+                raise _Refused(f"has a pickle of more than {self._most_opcodes} opcodes, too many for its size")
             match opcode.name:
                 case "BINPUT" | "LONG_BINPUT":
                     memo[arg] = stack[-1]
@@ -264,12 +300,20 @@ class _Parser:
                     raise _Damaged(f"has a pickle with the opcode {name} where torch never writes it")
         raise _Damaged("has a pickle that stops early or holds what is no opcode")
 
+    def check_bytes(self, size: int) -> None:
+        """Refuse a pickle of more bytes than a checkpoint of the file's size needs."""
+        if size > self._most_bytes:
+            raise _Refused(f"has a pickle of more than {self._most_bytes} bytes, too many for its size")
+
     def _global(self, module: object, attribute: object) -> _Global:
         if type(module) is not str or type(attribute) is not str:
             raise _Damaged("names a class that is not text")
-        name = f"{_PYTHON2_MODULES.get(module, module)}.{attribute}"
-        if _RUNS_CODE.fullmatch(name):
+        module = _PYTHON2_MODULES.get(module, module)
+        name = f"{module}.{attribute}"
+        if module.partition(".")[0] in _PRESENT and not ("." not in attribute and _HARMLESS.fullmatch(name)):
             raise _Refused(f"asks to run code by naming {_show(name)}: nothing was run, and it is not to be trusted")
+        if "." in attribute:  # protocols 4 and 5 look for it inside whatever the module has
+            raise _Refused(f"names {_show(name)}, which lies inside a class or module: save it again with protocol 2")
         self.globals.add(name)
         return _Global(name)
 
@@ -291,8 +335,8 @@ class _Parser:
         if type(text) is not str or encoding not in ("latin1", "latin-1"):
             raise _Damaged("spells bytes in another way than as text in latin1")
         self._encoded_bytes += len(text)
-        if self._encoded_bytes > MAX_PICKLE_BYTES:
-            raise _Refused(f"spells out more than {MAX_PICKLE_BYTES} bytes")
+        if self._encoded_bytes > self._most_bytes:
+            raise _Refused(f"spells out more than {self._most_bytes} bytes")
         return text.encode("latin1")
 
     def _storage(self, reference: object) -> _Storage:
@@ -339,17 +383,30 @@ def _inert(parts: _Record) -> Any:
     return {"__class__": parts.name} | {key: value for key, value in kept.items() if value}
 
 
+def _keys(keys: Sequence[Any]) -> Sequence[Any]:
+    """`keys` of a dict or set, with few whose hashes a file can choose."""
+    if len(keys) > MAX_ODD_KEYS:
+        odd = sum(type(key) is not str and not (type(key) is int and abs(key) < sys.hash_info.modulus) for key in keys)
+        if odd > MAX_ODD_KEYS:
+            raise _Refused(f"has a dict or set with more than {MAX_ODD_KEYS} keys that are no texts or small numbers")
+    return keys
+
+
 def _dict(parts: _Record) -> dict[Any, Any]:
     # The state of an OrderedDict is the `_metadata` of a state dict, the versions of its modules: not needed.
-    return {**dict(*parts.args), **(parts.filled or {})}
+    (given,) = parts.args or ((),)
+    pairs = list(given.items() if isinstance(given, dict) else given)
+    _keys([key for key, _ in pairs])
+    return {**dict(pairs), **(parts.filled or {})}
 
 
-def _container(kind: Callable[[list[Any]], Any]) -> Callable[[_Record], Any]:
+def _container(kind: Callable[[Any], Any]) -> Callable[[_Record], Any]:
     def rule(parts: _Record) -> Any:
         content = parts.args[0] if parts.args else ()
         if len(parts.args) > 1 or not isinstance(content, (list, tuple, set, frozenset)):
             raise TypeError("a container is made of one list")
-        return kind([*content, *(parts.filled or ())])
+        items = [*content, *(parts.filled or ())]
+        return kind(_keys(items) if kind in (set, frozenset) else items)
 
     return rule
 
@@ -403,7 +460,7 @@ class _Plain:
 
     def __init__(self, file: TorchFile, opcodes: int) -> None:
         self._file = file
-        self._nodes_left = min(MAX_NODES, 100_000 + MAX_SHARING * opcodes)
+        self._nodes_left = SMALL_NODES + MAX_SHARING * opcodes
 
     def convert(self, root: object) -> Any:
         # Of each node whose children are being converted: itself, the children left, their values, what unites them.
@@ -467,6 +524,7 @@ class _Plain:
             return args[0]
         if name not in _RULES:
             return _inert(parts)
+        self._nodes_left -= sum(len(arg) for arg in args if isinstance(arg, (dict, list, tuple)))  # a rule copies them
         try:
             return _RULES[name](parts)
         except (TypeError, ValueError, LookupError, OverflowError) as error:
@@ -496,7 +554,7 @@ def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
 
 def _pairs_to_dict(flat: list[Any]) -> dict[Any, Any]:
     try:
-        return dict(zip(flat[::2], flat[1::2], strict=True))
+        return dict(zip(_keys(flat[::2]), flat[1::2], strict=True))
     except TypeError:
         raise _Damaged("has a dict whose key is a container or a tensor") from None
 
@@ -548,10 +606,15 @@ class LazyTensor:
 class _Stream(io.BufferedReader):
     """A file that gives all that was asked for or refuses, and trusts no declared length."""
 
+    def __init__(self, raw: io.FileIO) -> None:
+        super().__init__(raw)
+        self.size = os.fstat(raw.fileno()).st_size
+        self._most = _most_piece(self.size)
+
     def read(self, size: int | None = -1) -> bytes:
         size = -1 if size is None else size
-        if size > MAX_PIECE_BYTES:
-            raise _Damaged(f"declares a piece of {size} bytes, where at most {MAX_PIECE_BYTES} make sense")
+        if size > self._most:
+            raise _Damaged(f"declares a piece of {size} bytes, where at most {self._most} make sense")
         data = super().read(size)
         if len(data) < size:
             raise _Refused("ends too early: it is truncated, fetch it again")
@@ -576,8 +639,8 @@ class TorchFile:
         with contextlib.ExitStack() as unless_read, self._sentences():
             self.container = _sniff(self.path)
             self._stream = unless_read.enter_context(_Stream(io.FileIO(self.path)))
-            self._size = os.fstat(self._stream.fileno()).st_size
-            parser = _Parser()
+            self._size = self._stream.size
+            parser = _Parser(self._size)
             raw = self._parse_zip(parser) if self.container == "zip" else self._parse_legacy(parser)
             self.globals = tuple(sorted(parser.globals))
             self.root: Any = _Plain(self, parser.opcodes).convert(raw)
@@ -619,12 +682,15 @@ class TorchFile:
         return data
 
     def _parse_zip(self, parser: _Parser) -> object:
+        self._stream.seek(max(self._size - 22, 0))
+        if self._stream.read(4) != b"PK\5\6":  # nothing may come after the archive's end
+            raise zipfile.BadZipFile
         with zipfile.ZipFile(self._stream) as archive:
             members = {member.filename: member for member in archive.infolist()}
             if len(members) < len(archive.infolist()):
                 raise _Damaged("has two members of one name")
-        if len(members) > MAX_MEMBERS:
-            raise _Refused(f"has more than {MAX_MEMBERS} members")
+        if len(members) > (most := min(MAX_MEMBERS, SMALL_MEMBERS + self._size // 4096)):
+            raise _Refused(f"has more than {most} members, too many for its size")
         for name, member in members.items():
             if member.flag_bits & 0x41:
                 raise _Refused(f"has the encrypted member {_show(name)}: decrypt and pack it again")
@@ -634,29 +700,43 @@ class TorchFile:
         if len(pickles) != 1:
             raise _Refused(f"is a zip archive with {len(pickles)} data.pkl, where a torch checkpoint has one")
         folder = pickles[0].removesuffix("data.pkl")
+        if strange := [n for n in members if not n.startswith(folder) or ".." in n.split("/") or "\\" in n]:
+            raise _Damaged(f"has the member {_show(strange[0])} outside its folder {_show(folder)}")
+        places = self._locate(members.values())
         if folder + "byteorder" in members:
-            offset, size = self._locate(members[folder + "byteorder"])
+            offset, size = places[folder + "byteorder"]
             if self._read(offset, min(size, 16)) != b"little":
                 raise _Refused("was not written by a little-endian machine: save it again on one")
-        offset, size = self._locate(members[pickles[0]])
-        if size > MAX_PICKLE_BYTES:
-            raise _Refused(f"has a pickle of more than {MAX_PICKLE_BYTES} bytes")
-        raw = parser.parse(io.BytesIO(self._read(offset, size)))
+        offset, size = places[pickles[0]]
+        parser.check_bytes(size)
+        source = io.BytesIO(self._read(offset, size))
+        raw = parser.parse(source)
+        if source.tell() != size:
+            raise _Damaged("has a pickle that ends before its member does")
         for key, extent in parser.extents.items():
-            storage = members.get(f"{folder}data/{key}")
-            if storage is None or storage.file_size < extent.nbytes:
+            extent.offset, size = places.get(f"{folder}data/{key}", (0, -1))
+            if size < extent.nbytes:
                 raise _Damaged(f"lacks bytes of its storage {_show(key)}")
-            extent.offset, _ = self._locate(storage)
         return raw
 
-    def _locate(self, member: zipfile.ZipInfo) -> tuple[int, int]:
-        """Offset and size of a member's data, which comes after a header of its own."""
-        self._stream.seek(member.header_offset)
-        signature, name_bytes, extra_bytes = struct.unpack("<4s22xHH", self._stream.read(30))
-        offset = member.header_offset + 30 + name_bytes + extra_bytes
-        if signature != b"PK\x03\x04" or offset + member.file_size > self._size:
-            raise _Damaged(f"has no whole member {_show(member.filename)} where its directory says")
-        return offset, member.file_size
+    def _locate(self, members: Iterable[zipfile.ZipInfo]) -> dict[str, tuple[int, int]]:
+        """Name -> offset and size of each member's data, which comes after a header of its own."""
+        places: dict[str, tuple[int, int]] = {}
+        end = 0
+        for member in sorted(members, key=lambda member: member.header_offset):
+            if member.header_offset < end or (not places and member.header_offset):
+                raise _Damaged(f"has something else before its member {_show(member.filename)}, or within it")
+            self._stream.seek(member.header_offset)
+            signature, name_bytes, extra_bytes = struct.unpack("<4s22xHH", self._stream.read(30))
+            name = self._stream.read(name_bytes)
+            offset = member.header_offset + 30 + name_bytes + extra_bytes
+            end = offset + member.file_size
+            if signature != b"PK\x03\x04" or end > self._size:
+                raise _Damaged(f"has no whole member {_show(member.filename)} where its directory says")
+            if name.decode("utf-8" if member.flag_bits & 0x800 else "cp437") != member.orig_filename:
+                raise _Damaged(f"has the member {_show(member.filename)} under two names")
+            places[member.filename] = offset, member.file_size
+        return places
 
     def _parse_legacy(self, parser: _Parser) -> object:
         if parser.parse(self._stream) != _LEGACY_MAGIC or parser.parse(self._stream) != _LEGACY_PROTOCOL:
@@ -679,6 +759,8 @@ class TorchFile:
             if extent.offset + extent.nbytes > self._size:
                 raise _Refused("ends too early: it is truncated, fetch it again")
             self._stream.seek(extent.nbytes, os.SEEK_CUR)
+        if self._stream.tell() != self._size:
+            raise _Damaged("goes on after its last storage")
         return raw
 
 

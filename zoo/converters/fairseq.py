@@ -21,8 +21,8 @@ from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._fields import look_up, resolve
 from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Source
-from zoo.errors import CheckpointError
-from zoo.models._family import Config, Family
+from zoo.errors import CheckpointError, shown
+from zoo.models._family import Config, Family, typed
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 # Prefix of a pre-trained encoder inside the model that was fine-tuned from it.
@@ -161,7 +161,7 @@ def write(checkpoint: Checkpoint) -> Export:
         tensors = dict(written.tensors)
         if fields["_name"] == "data2vec_audio":
             teacher = {k.removeprefix("encoder."): t for k, t in tensors.items() if k.startswith("encoder.")}
-            tensors["_ema"] = {key: cast(tensor, torch.float32) for key, tensor in teacher.items()}
+            tensors["_ema"] = {key: cast(key, tensor, torch.float32) for key, tensor in teacher.items()}
             written.made_up["_ema"] = "the encoder itself, as the loader insists on a teacher"
     cfg = {"_name": None, **SECTIONS, "model": model, "task": task}
     return Export(
@@ -210,7 +210,7 @@ def _with_language(root: Mapping[str, Any]) -> Mapping[str, Any]:
         )
     ((language, own),) = languages.items()
     if not isinstance(own, Mapping) or not isinstance(own.get("model"), Mapping):
-        raise CheckpointError(f"its adapter of the language {language!r} holds no tensors; give the original file")
+        raise CheckpointError(f"its adapter of the language {shown(language)} holds no tensors; give the original file")
     state = {**_task_state(root), **_task_state(own)}
     return {**root, "model": {**root["model"], **own["model"]}, "task_state": state, "language": str(language)}
 
@@ -252,7 +252,7 @@ def _family(inner: Mapping[str, Any], outer: Mapping[str, Any], tensors: Mapping
     own = [f for f, rows in tables if not callable(rows) and any(key in tensors for key, _ in rows)]
     if len(own) == 1:
         return own[0]
-    said = next((repr(name) for name in names if name), "no name")
+    said = next((shown(name) for name in names if name), "no name")
     known = sorted({n for family in families().values() for n in family.names.get("fairseq", ())})
     raise CheckpointError(f"the model is {said} in fairseq's terms; supported are {', '.join(known)}")
 
@@ -260,7 +260,8 @@ def _family(inner: Mapping[str, Any], outer: Mapping[str, Any], tensors: Mapping
 def _normalize(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> bool:
     """Whether waveforms are normalised; every place that says so must agree, as fairseq itself insists."""
     places = ((outer["task"], outer), (inner["task"], inner), (outer["model"], outer))
-    said = {value for place, root in places if isinstance(value := resolve(place.get("normalize"), root, outer), bool)}
+    values = (resolve(place.get("normalize"), root, outer) for place, root in places)
+    said = {typed("normalize", value, bool) for value in values if value is not None}
     if len(said) > 1:
         raise CheckpointError("the configuration says both normalize = true and normalize = false; it must agree")
     return said.pop() if said else False

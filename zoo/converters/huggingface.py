@@ -13,9 +13,10 @@ from typing import Any
 
 from zoo._registry import families
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
+from zoo.converters._fields import is_one_of
 from zoo.converters._rows import Drop, Row, invert
 from zoo.converters._source import Folder, Source
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, shown
 from zoo.models._family import Config, Family
 
 NORMALIZE_EPS = 1e-7  # of the feature extractor, which divides by sqrt(variance + 1e-7)
@@ -242,7 +243,7 @@ def read(source: Source) -> Reading:
     hf: Mapping[str, Any] = source.root["config"]
     family = _family(hf)
     for name, value in _unmet(family, hf).items():
-        raise CheckpointError(f"{name} is {value!r} in config.json, which this version of zoo does not have")
+        raise CheckpointError(f"{name} is {shown(value)} in config.json, which this version of zoo does not have")
     tensors = source.root["tensors"]
     fields = {ours: hf.get(theirs, default) for theirs, ours, default in FIELDS}
     fields |= {"conv_layers": _conv_layers(hf), "adapter_width": _adapter_width(hf)}
@@ -294,7 +295,7 @@ def _family(hf: Mapping[str, Any]) -> Family:
     if found and hf.get("model_type"):
         return min(found, key=lambda family: len(_unmet(family, hf)))
     known = sorted({name for family in families().values() if (name := _model_type(family))})
-    raise CheckpointError(f"its model_type is {hf.get('model_type')!r}; supported are {', '.join(known)}")
+    raise CheckpointError(f"its model_type is {shown(hf.get('model_type'))}; supported are {', '.join(known)}")
 
 
 def _model_type(family: Family) -> str:
@@ -306,7 +307,7 @@ def _unmet(family: Family, hf: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of config.json under which a family computes something else."""
     required = {**REQUIRED, **family.required.get("huggingface", {})}
     said = {name: hf.get(name, REQUIRED.get(name, allowed)[0]) for name, allowed in required.items()}
-    return {name: value for name, value in said.items() if value not in required[name]}
+    return {name: value for name, value in said.items() if not is_one_of(value, required[name])}
 
 
 def _conv_layers(hf: Mapping[str, Any]) -> list[tuple[Any, ...]]:

@@ -14,7 +14,7 @@ from zoo.converters import _fairseq_layout as layout
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
-from zoo.models._family import Config
+from zoo.models._family import Config, typed
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 FAMILIES = {True: "wavlm", False: "unispeech_sat"}  # by whether the position bias is on
@@ -49,10 +49,10 @@ def read(source: Source) -> Reading:
         CheckpointError: when its configuration is of a model that is not supported.
     """
     cfg: Mapping[str, Any] = source.root["cfg"]
-    biased = cfg.get("relative_position_embedding", False)
-    if biased and not cfg.get("gru_rel_pos", False):
+    biased = typed("relative_position_embedding", cfg.get("relative_position_embedding", False), bool)
+    if biased and not typed("gru_rel_pos", cfg.get("gru_rel_pos", False), bool):
         raise CheckpointError("gru_rel_pos is False beside relative_position_embedding; no released model has that")
-    family = families()[FAMILIES[bool(biased)]]
+    family = families()[FAMILIES[biased]]
     bias = {"relative_buckets": cfg.get("num_buckets", 320), "relative_max_distance": cfg.get("max_distance", 1280)}
     config = SpeechEncoderConfig.from_dict(
         {

@@ -9,7 +9,7 @@ from zoo._registry import families
 from zoo.converters._dialect import Dialect, Keys, Reading
 from zoo.converters._rows import Row
 from zoo.converters._source import Source
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, shown
 from zoo.models._family import Config
 
 
@@ -32,7 +32,7 @@ def read(source: Source) -> Reading:
     root = source.root
     name = root["config"].get("family")
     if not isinstance(name, str) or name not in families():
-        raise ConfigError(f"it is of family {name!r}; known are {', '.join(sorted(families()))}")
+        raise ConfigError(f"it is of family {shown(name)}; known are {', '.join(sorted(families()))}")
     return Reading(
         config=families()[name].config.from_dict(root["config"]),
         tensors=root["tensors"],

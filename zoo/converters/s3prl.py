@@ -11,10 +11,11 @@ from typing import Any
 
 from zoo._tensors import Lazy
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
-from zoo.converters._fields import section
+from zoo.converters._fields import is_one_of, section
 from zoo.converters._rows import Drop, Row, invert
 from zoo.converters._source import Source
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, shown
+from zoo.models._family import typed
 from zoo.models.tera import TeraConfig
 
 KEYS = (
@@ -189,7 +190,7 @@ def _kaldi(audio: Mapping[str, Any]) -> dict[str, Any]:
     kaldi = _section(audio, "kaldi")
     kind = kaldi.get("feat_type", "fbank")
     if kind not in ("fbank", "mfcc", "spectrogram"):
-        raise CheckpointError(f"audio.kaldi.feat_type is {kind!r}; expected fbank, mfcc or spectrogram")
+        raise CheckpointError(f"audio.kaldi.feat_type is {shown(kind)}; expected fbank, mfcc or spectrogram")
     options = dict(_section(kaldi, kind))
     bands = options.pop("num_mel_bins", 23)
     values = {
@@ -201,12 +202,14 @@ def _kaldi(audio: Mapping[str, Any]) -> dict[str, Any]:
         "frame_shift_ms": options.pop("frame_shift", 10.0),
     }
     for name, value in options.items():
-        if name not in FBANK or value != FBANK[name]:
-            raise CheckpointError(f"audio.kaldi.{kind}.{name} is {value!r}, which this version of zoo does not have")
+        if name not in FBANK or not is_one_of(value, (FBANK[name],)):
+            raise CheckpointError(
+                f"audio.kaldi.{kind}.{shown(name)} is {shown(value)}, which this version of zoo does not have"
+            )
     delta, cmvn = _section(audio, "delta"), _section(audio, "cmvn")
     if unknown := sorted({*(f"delta.{k}" for k in delta.keys() - {"order", "win_length"}),
                           *(f"cmvn.{k}" for k in cmvn.keys() - {"use_cmvn"})}):  # fmt: skip
-        raise CheckpointError(f"audio has {unknown[0]}, which this version of zoo does not have")
+        raise CheckpointError(f"audio has {shown(unknown[0])}, which this version of zoo does not have")
     return values | {
         "delta_order": delta.get("order", 2),
         "delta_window": delta.get("win_length", 5),
@@ -219,8 +222,8 @@ def _online(audio: Mapping[str, Any]) -> dict[str, Any]:
     chosen = _section(audio, "input")
     kind = chosen.get("feat_type")
     if kind not in ("mel", "linear"):
-        raise CheckpointError(f"audio.input.feat_type is {kind!r}; this version of zoo has mel and linear")
-    if not chosen.get("log", False):
+        raise CheckpointError(f"audio.input.feat_type is {shown(kind)}; this version of zoo has mel and linear")
+    if not typed("log", chosen.get("log", False), bool):
         raise CheckpointError("audio.input.log is off; this version of zoo has logarithmic features alone")
     if "target_level" not in audio:
         raise CheckpointError("audio has no target_level, to which s3prl brings every utterance")
@@ -235,9 +238,12 @@ def _online(audio: Mapping[str, Any]) -> dict[str, Any]:
         "frame_shift_ms": audio.get("hop_ms", 10),
         "sample_rate": rate,
     }
-    if all(type(v) in (int, float) for v in (window, rate, bins)) and (bins - 1) * 2 != round(window * rate / 1000):
+    for name, value in (("win_ms", window), ("sample_rate", rate), ("n_freq", bins)):
+        if type(value) not in (int, float) or not abs(value) < 1e9:
+            raise CheckpointError(f"audio.{name} is {shown(value)}; expected a number")
+    if (bins - 1) * 2 != round(window * rate / 1000):
         raise CheckpointError(
-            f"audio.n_freq is {bins!r} beside win_ms {window!r}; "
+            f"audio.n_freq is {shown(bins)} beside win_ms {shown(window)}; "
             "this version of zoo has transforms as long as the window"
         )
     return config
@@ -246,7 +252,7 @@ def _online(audio: Mapping[str, Any]) -> dict[str, Any]:
 def _section(section: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = section.get(name, {})
     if not isinstance(value, Mapping):
-        raise CheckpointError(f"audio.{name} is {value!r} instead of a section")
+        raise CheckpointError(f"audio.{name} is {shown(value)} instead of a section")
     return value
 
 
@@ -255,7 +261,7 @@ def _number(value: Any, name: str) -> Any:
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
-        raise CheckpointError(f"transformer.{name} is {value!r}; expected a number") from None
+        raise CheckpointError(f"transformer.{name} is {shown(value)}; expected a number") from None
 
 
 def _tensors(state: Mapping[Any, Any]) -> dict[str, Lazy]:
@@ -263,10 +269,10 @@ def _tensors(state: Mapping[Any, Any]) -> dict[str, Lazy]:
     found = {}
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, Lazy):
-            raise CheckpointError(f"a state dict holds something else than a tensor under {key!r}")
+            raise CheckpointError(f"a state dict holds something else than a tensor under {shown(key)}")
         name = key.replace("gamma", "weight").replace("beta", "bias")
         if name in found:
-            raise CheckpointError(f"a state dict holds {name} under two names")
+            raise CheckpointError(f"a state dict holds {shown(name)} under two names")
         found[name] = tensor
     return found
 

@@ -11,9 +11,9 @@ from typing import Any
 from zoo._registry import families
 from zoo.converters import _fairseq_layout as layout
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
-from zoo.converters._fields import section
+from zoo.converters._fields import is_one_of, section
 from zoo.converters._source import Source
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, shown
 from zoo.models._family import Config
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
@@ -66,8 +66,8 @@ def read(source: Source) -> Reading:
     if not isinstance(cfg, Mapping):
         raise CheckpointError("Config has no section distiller, which says how the model was built; give the original")
     for name, allowed in REQUIRED.items():
-        if (value := cfg.get(name, allowed[0])) not in allowed:
-            raise CheckpointError(f"{name} is {value!r}, which this version of zoo does not have")
+        if not is_one_of(value := cfg.get(name, allowed[0]), allowed):
+            raise CheckpointError(f"{name} is {shown(value)}, which this version of zoo does not have")
 
     def get(name: str, default: Any) -> Any:
         own = RENAMED.get(name, name)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.errors import ConfigError, InputError
+from zoo.errors import ConfigError, InputError, cut, shown
 
 C = TypeVar("C", bound="Config")
 FieldReader = Callable[[Callable[[str, Any], Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
@@ -40,7 +40,9 @@ class Config:
         for name, (smallest, largest) in limits.items():
             value = getattr(self, name)
             if not smallest <= value <= largest:
-                raise ConfigError(f"configuration field {name!r} is {value}; it must lie from {smallest} to {largest}")
+                raise ConfigError(
+                    f"configuration field {name!r} is {shown(value)}; it must lie from {smallest} to {largest}"
+                )
 
     @classmethod
     def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
@@ -49,38 +51,41 @@ class Config:
         Raises:
             ConfigError: for an unknown, missing or ill-typed field.
         """
-        hints = typing.get_type_hints(cls)
+        hints = _HINTS.get(cls) or _HINTS.setdefault(cls, typing.get_type_hints(cls))
         unknown = sorted(set(data) - set(hints))
         if unknown:
-            raise ConfigError(f"configuration has fields that {cls.__name__} does not know: {', '.join(unknown)}")
-        values = {name: _typed(name, value, hints[name]) for name, value in data.items()}
+            raise ConfigError(f"configuration has fields that {cls.__name__} does not know: {cut(', '.join(unknown))}")
+        values = {name: typed(name, value, hints[name]) for name, value in data.items()}
         try:
             return cls(**values)
         except TypeError as error:
             raise ConfigError(f"configuration of {cls.__name__} is incomplete: {error}") from None
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:
+_HINTS: dict[type[Config], dict[str, Any]] = {}  # of the fields, whose annotations take long to resolve
+
+
+def typed(name: str, value: Any, hint: Any) -> Any:
     """`value` as the annotated type, or ConfigError; lists become tuples, whole numbers floats where those are due."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
         (hint,) = [a for a in args if a is not type(None)]
-        return _typed(name, value, hint)
+        return typed(name, value, hint)
     if origin is typing.Literal:
         if value in args:
             return value
     elif origin is tuple and isinstance(value, (list, tuple)):
         if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(_typed(name, v, args[0]) for v in value)
+            return tuple(typed(name, v, args[0]) for v in value)
         if len(args) == len(value):
-            return tuple(_typed(name, v, a) for v, a in zip(value, args))
-    elif hint is float and type(value) in (int, float):
+            return tuple(typed(name, v, a) for v, a in zip(value, args))
+    elif hint is float and (type(value) is float or (type(value) is int and value.bit_length() <= 64)):
         return float(value)
     elif hint in (bool, int, str) and type(value) is hint:
         return value
-    raise ConfigError(f"configuration field {name!r} cannot be {value!r}")
+    raise ConfigError(f"configuration field {name!r} cannot be {shown(value)}")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, shown
 from zoo.layers.attention import GatedRelativeAttention, SelfAttention
 from zoo.layers.conv import (
     NORM_EPS,
@@ -37,7 +37,7 @@ from zoo.models._family import Config, EncoderOutput, Model
 
 STANDARD_CONV_LAYERS = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
 LIMITS = {  # smallest and largest value of each field
-    "num_layers": (1, 512),
+    "num_layers": (1, 128),
     "width": (1, 65536),
     "ffn_width": (1, 262144),
     "num_heads": (1, 1024),
@@ -118,7 +118,9 @@ class SpeechEncoderConfig(Config):
         if not 1 <= len(self.conv_layers) <= 64 or any(
             not (1 <= c <= 65536 and 1 <= k <= 4096 and 1 <= s <= 4096) for c, k, s in self.conv_layers
         ):
-            raise ConfigError(f"conv_layers {self.conv_layers!r} is not a list of (channels, kernel, stride) in bounds")
+            raise ConfigError(
+                f"conv_layers {shown(self.conv_layers)} is not a list of (channels, kernel, stride) in bounds"
+            )
         if self.relative_buckets % 4 or (
             self.relative_buckets > 0 and self.relative_max_distance * 4 <= self.relative_buckets
         ):

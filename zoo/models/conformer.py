@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, shown
 from zoo.layers.conv import NORM_EPS
 from zoo.layers.transformer import FeedForward, PostNormEncoder, PreNormEncoder, TransformerEncoder
 from zoo.models._family import Family, preset
@@ -351,9 +351,9 @@ POSITIONS = {"rel_pos": "relative", "rope": "rotary"}  # in fairseq's words
 def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """What fairseq's configuration says of its Conformer; its blocks know one dropout."""
     kind, attention = get("pos_enc_type", "abs"), get("attn_type", "")
-    if kind not in POSITIONS or attention != "espnet":
+    if not isinstance(kind, str) or kind not in POSITIONS or attention != "espnet":
         raise ConfigError(
-            f"the Conformer has pos_enc_type {kind!r} and attn_type {attention!r}; "
+            f"the Conformer has pos_enc_type {shown(kind)} and attn_type {shown(attention)}; "
             "supported are rel_pos and rope with attention of type espnet"
         )
     return {

@@ -28,7 +28,7 @@ SILENT = -10000.0  # added to the scores of frames that s3prl takes for padding
 TABLE_FRAMES = 1500  # the table of positions grows by as many at a time
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu}
 LIMITS = {
-    "num_layers": (1, 512),
+    "num_layers": (1, 128),
     "width": (1, 65536),
     "ffn_width": (1, 262144),
     "num_heads": (1, 1024),

@@ -22,10 +22,10 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import CheckpointError, ConfigError, InputError
+from zoo.errors import CheckpointError, ConfigError, InputError, shown
 from zoo.layers.lengths import Valid
 from zoo.models._batch import integers
-from zoo.models._family import Config, EncoderOutput, Family, Model, Preset
+from zoo.models._family import Config, EncoderOutput, Family, Model, Preset, typed
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # what every dictionary of fairseq begins with
 BLANK, SILENCE = "<ctc_blank>", "<SIL>"
@@ -617,11 +617,15 @@ def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[i
         )
     segmentation = get("segmentation", {})
     if not isinstance(segmentation, Mapping):
-        raise CheckpointError(f"segmentation is {segmentation!r}; expected a section with a type")
+        raise CheckpointError(f"segmentation is {shown(segmentation)}; expected a section with a type")
     mmi_weight = get("mmi_weight", 0.0)
     if type(mmi_weight) not in (int, float):
-        raise CheckpointError(f"mmi_weight is {mmi_weight!r}; expected a number")
-    norms = [name for name in ("spectral", "weight") if get(f"discriminator_{name}_norm", False)]
+        raise CheckpointError(f"mmi_weight is {shown(mmi_weight)}; expected a number")
+    norms = [
+        name
+        for name in ("spectral", "weight")
+        if typed(f"discriminator_{name}_norm", get(f"discriminator_{name}_norm", False), bool)
+    ]
     defaults = WavVecUConfig(family="wav2vec_u").to_dict()
     same = {name: get(name, defaults[name]) for name in SAME_FIELDS}
     inside = {name: segmentation[name] for name in SEGMENTATION_FIELDS if segmentation.get(name) is not None}
@@ -660,7 +664,7 @@ SEGMENTATION_FIELDS = ("subsample_rate", "mean_pool", "mean_pool_join", "remove_
 
 def _segmentation(value: Any) -> Any:
     """A member of fairseq's enum, which is stored by name, by number or as the call that looks the number up."""
-    if isinstance(value, Mapping) and len(value.get("args") or ()) == 1:
+    if isinstance(value, Mapping) and isinstance(value.get("args"), list) and len(value["args"]) == 1:
         (value,) = value["args"]
     if type(value) is int and 1 <= value <= len(SEGMENTATIONS):
         return SEGMENTATIONS[value - 1]
