@@ -213,6 +213,28 @@ def test_what_fairseq_does_not_have_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors"]
 
 
+@pytest.mark.parametrize("shape", [(4,), (1, 15), (1, 0, 4)])
+def test_heads_of_no_possible_shape_are_refused(
+    shape: tuple[int, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny("wav2vec2_base_960")
+    model.heads = Heads({"quantizer.vars": torch.zeros(shape)})
+    zoo.save(model, tmp_path / "model.safetensors")
+    assert convert.main([str(tmp_path / "model.safetensors"), "-o", str(tmp_path / "out.pt"), "--to", "fairseq"]) == 1
+    assert f"heads.quantizer.vars has the shape {list(shape)}, where such a head has 3 axes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", [None, [], {"model": 3}, {"model": {"w2v_args": {"model": []}}, "task": None}])
+def test_what_a_native_file_says_of_its_source_need_not_be_right(config: Any, tmp_path: Path) -> None:
+    model = tiny("hubert_base")
+    model.heads = Heads({"label_embs_concat": torch.zeros(6, 2)})
+    for dictionaries in (None, 3, [4], [["a"]]):
+        model.provenance = {"dialect": "fairseq", "config": config, "dictionaries": dictionaries}
+        zoo.save(model, tmp_path / "model.safetensors")
+        found = write(tmp_path / "model.safetensors", tmp_path / "out.pt", "fairseq", "--force")
+        assert found["task_state"]["dictionaries"] == [["<s>", "<pad>", "</s>", "<unk>", "0", "1"]]
+
+
 def test_convolution_stacks_are_written_as_they_are_read() -> None:
     assert conv_text(STACK) == "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"
     for blocks in (STACK, ((1, 2, 3),), ((4, 3, 2), (4, 3, 1), (4, 3, 1), (4, 3, 2))):

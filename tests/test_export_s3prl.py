@@ -69,15 +69,23 @@ def test_tera_and_its_siblings_come_back(name: str, tmp_path: Path) -> None:
     source = golden.checkpoint(golden.read(name), tmp_path)
     found = write(source, tmp_path / "out.pt", "s3prl")
     want = torch.load(source, weights_only=False)
-    shared = want["Config" if "transformer" in want["Config"] else "Upstream_Config"]["transformer"]["share_layer"]
+    config = want["Config" if "transformer" in want["Config"] else "Upstream_Config"]
     got = state(found)
-    if shared:  # of which the last copy counts
+    if config["transformer"]["share_layer"]:  # of which the last copy counts
         last = {key: value for key, value in want["Transformer"].items() if key.startswith("encoder.layer.2.")}
         for key, value in last.items():
             for layer in "01":
                 want["Transformer"][key.replace("layer.2.", f"layer.{layer}.")] = value
     same(got, state(want))
     assert not changed(source, tmp_path / "out.pt")
+    audio = config["audio"]
+    assert found["Config"]["audio"].get("target") == audio.get("target")
+    # Without the original configuration, the head's width tells what it predicts.
+    model = zoo.load(source, heads=True)
+    model.provenance = {}
+    zoo.save(model, tmp_path / "model.safetensors")
+    target = write(tmp_path / "model.safetensors", tmp_path / "new.pt", "s3prl")["Config"]["audio"].get("target")
+    assert (target or {}).get("feat_type") == (audio.get("target") or {}).get("feat_type")
 
 
 @pytest.mark.parametrize(

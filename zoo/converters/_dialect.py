@@ -12,6 +12,7 @@ from zoo._registry import families
 from zoo._tensors import Lazy, cast
 from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Source
+from zoo.errors import CheckpointError
 from zoo.models._family import Config
 
 
@@ -75,6 +76,17 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Sizes of a tensor; None where there is none of that name."""
         return self.tensors[name].shape if name in self.tensors else None
+
+    def axes(self, name: str, count: int) -> tuple[int, ...] | None:
+        """Sizes of a tensor that decide a configuration; None where there is none of that name.
+
+        Raises:
+            CheckpointError: when it has another number of axes, or an empty one.
+        """
+        shape = self.shape(name)
+        if shape is not None and (len(shape) != count or 0 in shape):
+            raise CheckpointError(f"{name} has the shape {list(shape)}, where such a head has {count} axes, none empty")
+        return shape
 
     def source_config(self, *dialects: str) -> Mapping[str, Any]:
         """The configuration of the file that the tensors came from, if it was of one of these dialects."""

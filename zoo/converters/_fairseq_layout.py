@@ -308,25 +308,24 @@ def model_fields(checkpoint: Checkpoint, before: Mapping[str, Any], lacks: Colle
 def _head_fields(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     """Fields that decide the shapes of pre-training heads."""
     config: Any = checkpoint.config
-    shape, width, projection = checkpoint.shape, config.width, checkpoint.shape("heads.final_proj.weight")
     if name not in ("wav2vec2", "hubert"):
         return {}
-    fields: dict[str, Any] = {"target_glu": shape("heads.target_glu.0.weight") is not None}
+    projection = checkpoint.axes("heads.final_proj.weight", 2)
+    fields: dict[str, Any] = {"target_glu": "heads.target_glu.0.weight" in checkpoint.tensors}
     if name == "hubert":
-        labels = shape("heads.label_embs_concat")
-        final = labels[1] if labels else projection[0] if projection else width
+        labels = checkpoint.axes("heads.label_embs_concat", 2)
+        final = labels[1] if labels else projection[0] if projection else config.width
         return fields | {"final_dim": final, "untie_final_proj": projection is not None and projection[0] != final}
-    query, book = shape("heads.project_q.weight"), shape("heads.quantizer.vars")
-    final = (projection or query or (width,))[0]
+    query, book = checkpoint.axes("heads.project_q.weight", 2), checkpoint.axes("heads.quantizer.vars", 3)
+    final = (projection or query or (config.width,))[0]
     fields |= {"final_dim": final, "quantize_targets": book is not None}
     if book is None:
         return fields
     size = query[1] if query else final
     groups = max(1, size // book[2])
-    inner = [key for key in checkpoint.tensors if re.fullmatch(r"heads\.quantizer\.weight_proj\.\d+\..*weight", key)]
-    if inner:  # a stack of layers, of which all but the last are as wide
-        first = checkpoint.tensors[inner[0]].shape
-        fields |= {"quantizer_depth": len(inner), "quantizer_factor": first[0] // first[1]}
+    stack = [key for key in checkpoint.tensors if re.fullmatch(r"heads\.quantizer\.weight_proj\.\d+\..*weight", key)]
+    if stack and (first := checkpoint.axes(min(stack), 2)):  # of all its layers but the last one
+        fields |= {"quantizer_depth": len(stack), "quantizer_factor": first[0] // first[1]}
     return fields | {"latent_dim": size, "latent_groups": groups, "latent_vars": book[1] // groups}
 
 
@@ -381,10 +380,11 @@ def make_up(written: Written, checkpoint: Checkpoint) -> None:
 
 def dictionaries(checkpoint: Checkpoint, made_up: dict[str, str]) -> list[list[str] | None]:
     """The symbols of HuBERT's labels, as many as there are embeddings; [None], with which fairseq builds none."""
-    shape = checkpoint.shape("heads.label_embs_concat")
+    shape = checkpoint.axes("heads.label_embs_concat", 2)
     if shape is None:
         return [None]
-    known: Any = checkpoint.provenance.get("dictionaries") or []
+    known = checkpoint.provenance.get("dictionaries")
+    known = [symbols for symbols in known if isinstance(symbols, list)] if isinstance(known, list) else []
     if sum(len(symbols) for symbols in known) == shape[0]:
         return list(known)
     made_up["dictionaries"] = "numbers, as nothing says what the label embeddings stand for"

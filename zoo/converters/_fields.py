@@ -131,6 +131,12 @@ class _ConvGrammar:
             raise _refuse(self.text)
 
 
+def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a configuration; an empty one where there is none."""
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def read_dictionary(path: Path) -> list[str]:
     """Symbols of a fairseq dictionary, the four specials first, which the file leaves out.
 

@@ -179,7 +179,7 @@ def _tuned(
     said |= {"_name": name, "normalize": config.normalize, "layerdrop": config.layerdrop, "w2v_path": ""}
     if head == "pooling_layer":
         said["_name"] = "wav2vec_classification"
-        if linear := checkpoint.shape("heads.pooling_layer.linear.weight"):
+        if linear := checkpoint.axes("heads.pooling_layer.linear.weight", 2):
             said["latent_embed_dim"] = linear[0]
         said |= {"pooling": before.get("pooling") or "mean", "activation_fn": before.get("activation_fn") or "gelu"}
     return {**layout.kept_fields(before), **said}

@@ -11,6 +11,7 @@ from typing import Any
 
 from zoo._tensors import Lazy
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
+from zoo.converters._fields import section
 from zoo.converters._rows import Drop, Row, invert
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
@@ -84,9 +85,7 @@ def _table(config: TeraConfig) -> tuple[tuple[Row, ...], tuple[Drop, ...]]:
 
 def write(checkpoint: Checkpoint) -> Export:
     """A file as s3prl's trainer writes it, without what only training needs."""
-    config = checkpoint.config
-    if not isinstance(config, TeraConfig):
-        raise CheckpointError(f"s3prl's trainer has no {config.family} models")
+    config: Any = checkpoint.config
     keys = invert(_table(config)[0], checkpoint.tensors)
     state = {key: checkpoint.tensors[name] for name, key in keys.items() if not name.startswith("heads.")}
     if config.norm_first:
@@ -108,17 +107,29 @@ def write(checkpoint: Checkpoint) -> Export:
 def _said(checkpoint: Checkpoint, config: TeraConfig) -> dict[str, Any]:
     """The inverse of `_config`; what else the configuration of the original file says stays as it is."""
     before = checkpoint.source_config("s3prl")
-    output = checkpoint.shape("heads.output.weight")
-    transformer = {"input_dim": -1, "initializer_range": 0.02, **before.get("transformer", {})}
+    audio = {**_target(checkpoint, config), **section(before, "audio"), **_said_audio(config)}
+    transformer = {"input_dim": -1, "initializer_range": 0.02, **section(before, "transformer")}
     return {
         "transformer": transformer | {theirs: getattr(config, ours) for theirs, ours in FIELDS.items()},
-        "task": {**before.get("task", {}), "sequence_length": config.chunk_frames},
-        "audio": {**before.get("audio", {}), **_said_audio(config, output[0] if output else config.feature_width)},
+        "task": {**section(before, "task"), "sequence_length": config.chunk_frames},
+        "audio": audio,
     }
 
 
-def _said_audio(config: TeraConfig, predicted: int) -> dict[str, Any]:
-    """The inverse of `_kaldi` and `_online`; `predicted` is the width of the features that the head predicts."""
+def _target(checkpoint: Checkpoint, config: TeraConfig) -> dict[str, Any]:
+    """What the head of a model on s3prl's own transform predicts, by its width."""
+    output = checkpoint.axes("heads.output.weight", 2)
+    wide = (config.frame_samples // 2 + 1) * (config.delta_order + 1)
+    kind = "linear" if output and output[0] == wide != config.feature_width else config.features
+    return {} if config.kaldi else {"target": _chosen(kind, config)}
+
+
+def _chosen(kind: str, config: TeraConfig) -> dict[str, Any]:
+    return {"feat_type": kind, "channel": 0, "log": True, "delta": config.delta_order, "cmvn": config.cmvn}
+
+
+def _said_audio(config: TeraConfig) -> dict[str, Any]:
+    """The inverse of `_kaldi` and `_online`."""
     if config.kaldi:
         options: dict[str, Any] = {"frame_length": config.frame_length_ms, "frame_shift": config.frame_shift_ms}
         options |= {"num_mel_bins": config.mel_bands} if config.features != "spectrogram" else {}
@@ -128,18 +139,14 @@ def _said_audio(config: TeraConfig, predicted: int) -> dict[str, Any]:
             "delta": {"order": config.delta_order, "win_length": config.delta_window},
             "cmvn": {"use_cmvn": config.cmvn},
         }
-    bins = config.frame_samples // 2 + 1
-    made = {"channel": 0, "log": True, "delta": config.delta_order, "cmvn": config.cmvn}
-    linear = config.features == "linear" or predicted == bins * (config.delta_order + 1) != config.feature_width
     return {
         "target_level": config.level_db,
         "win_ms": config.frame_length_ms,
         "hop_ms": config.frame_shift_ms,
         "sample_rate": config.sample_rate,
-        "n_freq": bins,
+        "n_freq": config.frame_samples // 2 + 1,
         "n_mels": config.mel_bands,
-        "input": {"feat_type": config.features, **made},
-        "target": {"feat_type": "linear" if linear else "mel", **made},
+        "input": _chosen(config.features, config),
     }
 
 

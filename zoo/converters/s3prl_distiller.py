@@ -11,6 +11,7 @@ from typing import Any
 from zoo._registry import families
 from zoo.converters import _fairseq_layout as layout
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
+from zoo.converters._fields import section
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
 from zoo.models._family import Config
@@ -89,14 +90,15 @@ def write(checkpoint: Checkpoint) -> Export:
     config: Any = checkpoint.config
     said = {RENAMED.get(name, name): value for name, value in layout.said_fields(config).items()}
     before = checkpoint.source_config("s3prl_distiller")
-    cfg = {**before.get("distiller", {}), **{name: value for name, value in said.items() if name in FIELDS}}
-    if shape := checkpoint.shape("heads.output_layer.2.weight"):
+    cfg = {**section(before, "distiller"), **{name: value for name, value in said.items() if name in FIELDS}}
+    if shape := checkpoint.axes("heads.output_layer.2.weight", 3):
         kind, (tasks, inner, final) = "expand-last", shape
         cfg |= {"final_dim": final, "out_layer_inter_dim": inner}
     else:
         kind, tasks = "self-hidden", config.num_layers + 1
     cfg |= {"task_emb_type": kind, "out_layer_type": kind, "n_tasks": tasks}
-    if len(cfg.get("pred_layer_id", ())) != tasks:
+    predicted = cfg.get("pred_layer_id")
+    if not isinstance(predicted, list) or len(predicted) != tasks:
         cfg["pred_layer_id"] = list(range(tasks))
     rows = layout.rows(config, families()[config.family], "s3prl_distiller")
     rows = tuple(row for row in rows if row.target != "masked_spec_embed")
