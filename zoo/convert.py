@@ -190,7 +190,12 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
 
 def _show_keys(conversion: Conversion, exported: Export | None, as_json: bool) -> None:
     filled, dropped = conversion.assignment.filled, dict(conversion.assignment.dropped)
-    made_up = dict.fromkeys(sorted(conversion.assignment.made_up), "zeros, the source has none")
+    made_up = {
+        name: "it follows from the configuration"
+        if name in conversion.family.generated
+        else "zeros, the source has none"
+        for name in sorted(conversion.assignment.made_up)
+    }
     written: Mapping[str, str] = {}
     if exported is not None:
         written, dropped, made_up = exported.written, dropped | {**exported.dropped}, made_up | {**exported.made_up}
