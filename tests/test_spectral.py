@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from argparse import Namespace
 from pathlib import Path
@@ -13,27 +12,19 @@ import torch
 from torch import Tensor
 
 import zoo
+from tests.families import BASELINES, SPECTRAL, tiny
 from tests.golden import generator
 from tests.golden import spectral as golden
-from tests.golden.compare import HALF_ERROR, TOLERANCES
+from tests.golden.compare import TOLERANCES
 from zoo import convert
 from zoo.converters import open_conversion
 from zoo.errors import CheckpointError, ConfigError, InputError
 from zoo.layers import spectral
-from zoo.models._family import Model
 
 DATA = Path(__file__).parent / "data" / "s3prl"
 FACTS = json.loads((DATA / "expected.json").read_text())
-BASELINES = ("fbank", "fbank_no_cmvn", "mfcc", "mel", "linear", "spectrogram")
 WIDTHS = {"fbank": 240, "fbank_no_cmvn": 240, "mfcc": 39, "mel": 80, "linear": 201, "spectrogram": 257}
-SMALL = {"width": 32, "ffn_width": 64, "num_heads": 4, "num_layers": 2}
-
-
-def tiny(name: str, **overrides: object) -> Model:
-    return zoo.build(name, **{**({} if name in BASELINES else SMALL), **overrides})
-
-
-KINDS = (*BASELINES, "tera", "tera_fbankBase_T_F_AdamW_b32_200k_100hr", "audio_albert")
+KINDS = (*BASELINES, *SPECTRAL)
 
 
 def waves(*sizes: int) -> list[Tensor]:
@@ -66,7 +57,7 @@ def test_gradients(name: str) -> None:
 @pytest.mark.parametrize("padding", ["exact", "reference"])
 @pytest.mark.parametrize("name", KINDS)
 def test_an_utterance_gives_the_same_in_any_batch(name: str, padding: str) -> None:
-    model = tiny(name, **({} if name in BASELINES else {"chunk_frames": 20}))
+    model = tiny(name)
     items = waves(6543, 4801, 720, 3200, 9999)
     lengths = [len(w) for w in items]
     dirty = torch.nn.utils.rnn.pad_sequence(items, batch_first=True, padding_value=float("nan"))
@@ -142,19 +133,6 @@ def test_layers_and_shared_blocks() -> None:
     model.encoder.layer[0].register_forward_hook(lambda *_: ran.append(1))
     got = model(waves(4000), layers=[2, 0]).hidden_states
     assert len(ran) == 2 and torch.equal(got[0], full[2]) and torch.equal(got[1], full[0])
-
-
-@torch.no_grad()
-def test_half_precision_is_finite_and_close() -> None:
-    model = tiny("tera")
-    batch = waves(9000, 4000)
-    want = model(batch).hidden_states
-    for dtype in (torch.bfloat16, torch.float16):
-        half = copy.deepcopy(model).to(dtype)
-        for got, state in zip(half(batch).hidden_states, want):
-            assert got.dtype == dtype and torch.isfinite(got).all()
-            error = (got.float() - state).square().mean().sqrt() / state.square().mean().sqrt()
-            assert error <= HALF_ERROR[str(dtype).removeprefix("torch.")]
 
 
 @pytest.mark.parametrize(

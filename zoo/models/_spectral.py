@@ -18,7 +18,6 @@ from zoo.models._batch import batch_waveforms
 from zoo.models._family import Config, Model
 
 KALDI = ("fbank", "mfcc", "spectrogram")
-FLOOR = 1e-10  # of energies before the logarithm, where torchaudio's transform is used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +181,8 @@ def front_end(config: SpectralConfig, waveforms: Tensor, samples: Tensor, exact:
         if config.level_db is not None:
             waveforms = spectral.normalise_level(waveforms, samples, config.level_db)
         x = spectral.power_spectrum(waveforms, border, size, hop, size)
-        x = spectral.log_mel(x, config.mel_bands, config.sample_rate) if config.features == "mel" else (x + FLOOR).log()
+        mel = config.features == "mel"
+        x = spectral.log_mel(x, config.mel_bands, config.sample_rate) if mel else spectral.above_zero(x).log()
         counted = extent
         if not (exact and config.trailing_silence):
             # s3prl shares the frames of the batch out by length, and rounds half to even.
