@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError
 
 import zoo
 from tests.families import BASELINES, SPECTRAL, tiny
@@ -33,25 +35,56 @@ def waves(*sizes: int) -> list[Tensor]:
             for i, n in enumerate(sizes)]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["power", "fbank", "mfcc", "spectrogram", "level", "deltas", "cmvn"])
+KALDI = {"size": 16, "hop": 8}
+# name -> (function of a padded batch (B, S) or (B, T, F) and true lengths, what its length becomes)
+TRANSFORMS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[int], int]]] = {
+    "power": (lambda x, n: spectral.power_spectrum(x, n, 16, 8, 16), lambda n: n // 8 + 1),
+    "log_mel": (lambda x, n: spectral.log_mel(x.square() + 0.1, 2, 8000), lambda n: n),
+    "fbank": (lambda x, n: spectral.kaldi_fbank(x, bands=3, sample_rate=8000, **KALDI), lambda n: n // 8 - 1),
+    "mfcc": (lambda x, n: spectral.kaldi_mfcc(x, bands=3, cepstra=2, sample_rate=8000, **KALDI), lambda n: n // 8 - 1),
+    "spectrogram": (lambda x, n: spectral.kaldi_spectrogram(x, **KALDI), lambda n: n // 8 - 1),
+    "level": (lambda x, n: spectral.normalise_level(x, n, -25.0), lambda n: n),
+    "deltas": (lambda x, n: spectral.deltas(x, n, 5), lambda n: n),
+    "with_deltas": (lambda x, n: spectral.with_deltas(x, n, 2, 5), lambda n: n),
+    "cmvn": (lambda x, n: spectral.normalise_frames(x, n), lambda n: n),
+}
+
+
+def padded(name: str) -> tuple[Tensor, Tensor]:
+    """What a transform takes in double precision, zero in the padding, and true lengths."""
+    frames = name in ("log_mel", "deltas", "with_deltas", "cmvn")
+    n = torch.tensor([7, 4] if frames else [46, 33])
+    x = torch.randn(2, 7, 5, dtype=torch.float64) if frames else torch.randn(2, 46, dtype=torch.float64)
+    mask = spectral.frame_mask(n, x.shape[1])
+    return x.masked_fill(mask[:, :, None] if frames else mask, 0.0), n
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
 def test_gradients(name: str) -> None:
-    """Of small front ends of every kind, in double precision."""
-    n = torch.tensor([46, 33])
-    wave = torch.randn(2, 46, dtype=torch.float64)
-    wave = wave.masked_fill(spectral.frame_mask(n, 46), 0.0).requires_grad_()
-    x = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
-    frames = torch.tensor([7, 4])
-    kaldi = {"size": 16, "hop": 8}
-    function, argument = {
-        "power": (lambda w: spectral.log_mel(spectral.power_spectrum(w, n, 16, 8, 16), 3, 8000), wave),
-        "fbank": (lambda w: spectral.kaldi_fbank(w, bands=3, sample_rate=8000, **kaldi), wave),
-        "mfcc": (lambda w: spectral.kaldi_mfcc(w, bands=3, cepstra=2, sample_rate=8000, **kaldi), wave),
-        "spectrogram": (lambda w: spectral.kaldi_spectrogram(w, **kaldi), wave),
-        "level": (lambda w: spectral.normalise_level(w, n, -25.0), wave),
-        "deltas": (lambda v: spectral.with_deltas(v, frames, 2, 5), x),
-        "cmvn": (lambda v: spectral.normalise_frames(v, frames), x),
-    }[name]
-    assert torch.autograd.gradcheck(function, (argument,))
+    x, n = padded(name)
+    function, _ = TRANSFORMS[name]
+    assert torch.autograd.gradcheck(lambda y: function(y, n), (x.requires_grad_(),))
+
+
+@pytest.mark.parametrize("name", ["level", "cmvn"])
+def test_a_statistic_without_gradient_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    above_zero = spectral.above_zero
+    monkeypatch.setattr(spectral, "above_zero", lambda x, eps=1e-10: above_zero(x, eps).detach())
+    with pytest.raises(GradcheckError):
+        test_gradients(name)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_batch_gives_what_each_item_gives_alone(name: str) -> None:
+    x, n = padded(name)
+    function, count = TRANSFORMS[name]
+    batch = function(x, n)
+    for item, row, length in zip(x, batch, n.tolist()):
+        alone = function(item[None, :length], torch.tensor([length]))[0]
+        assert len(alone) == count(length)
+        torch.testing.assert_close(row[: len(alone)], alone)
+    with pytest.raises(AssertionError):  # it is another one
+        torch.testing.assert_close(batch[0, : len(alone)], alone)
 
 
 @pytest.mark.parametrize("padding", ["exact", "reference"])

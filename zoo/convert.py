@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DICT",
         help="fairseq dict.txt that says what a wav2vec-U model's outputs stand for, where SOURCE does not",
     )
+    parser.add_argument(
+        "--language", metavar="LANG", help="which one, of an MMS file with adapters of several languages"
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--dry-run", action="store_true", help="show where every tensor goes and write nothing")
     parser.add_argument("--inspect", action="store_true", help="show what SOURCE is, without loading tensors")
@@ -55,7 +58,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.source.is_file() and _native.is_safetensors(args.source):
         _native.NativeFile(args.source)
         raise InputError(f"{args.source} is a native file already; give it to zoo.load as it is")
-    with open_conversion(args.source) as conversion:
+    with open_conversion(args.source, args.language) as conversion:
         if args.dictionary is not None:
             conversion = _with_dictionary(conversion, args.dictionary)
         if args.inspect:

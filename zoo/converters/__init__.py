@@ -120,8 +120,12 @@ def sha256(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def open_conversion(path: Path) -> Conversion:
+def open_conversion(path: Path, language: str | None = None) -> Conversion:
     """Open a checkpoint of another toolkit, find its dialect and match its tensors; reads no tensor.
+
+    Args:
+        path: a file or a folder.
+        language: which one, of a file that holds several.
 
     Raises:
         CheckpointError: when the file is not understood or its tensors do not fit its configuration.
@@ -134,6 +138,12 @@ def open_conversion(path: Path) -> Conversion:
                 break
         else:
             raise CheckpointError(f"its layout is none that the zoo reads ({', '.join(dialects())}); {_top(source)}")
+        if language is not None:
+            if dialect.pick is None:
+                raise CheckpointError(
+                    f"the language {language!r} was asked for, but it holds none to choose from; ask for none"
+                )
+            dialect.pick(source, language)
         reading = dialect.read(source)
         shapes = {key: tensor.shape for key, tensor in reading.tensors.items()}
         family = families()[reading.config.family]

@@ -39,8 +39,11 @@ class Dialect:
         name: as the command line spells it.
         recognise: whether a file has this layout, judged by its structure alone.
         read: what is in a file that was recognised; raises CheckpointError.
+        pick: leaves one language of a file that holds several, before it is read; raises CheckpointError. None: no file
+            of this layout holds several.
     """
 
     name: str
     recognise: Callable[[Source], bool]
     read: Callable[[Source], Reading]
+    pick: Callable[[Source, str], None] | None = None
