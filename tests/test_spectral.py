@@ -22,6 +22,7 @@ from zoo import convert
 from zoo.converters import open_conversion
 from zoo.errors import CheckpointError, ConfigError, InputError
 from zoo.layers import spectral
+from zoo.layers.lengths import frame_mask
 
 DATA = Path(__file__).parent / "data" / "s3prl"
 FACTS = json.loads((DATA / "expected.json").read_text())
@@ -55,7 +56,7 @@ def padded(name: str) -> tuple[Tensor, Tensor]:
     frames = name in ("log_mel", "deltas", "with_deltas", "cmvn")
     n = torch.tensor([7, 4] if frames else [46, 33])
     x = torch.randn(2, 7, 5, dtype=torch.float64) if frames else torch.randn(2, 46, dtype=torch.float64)
-    mask = spectral.frame_mask(n, x.shape[1])
+    mask = frame_mask(n, x.shape[1])
     return x.masked_fill(mask[:, :, None] if frames else mask, 0.0), n
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import zoo
 from tests.golden import spectral as golden
 from zoo.layers import spectral
+from zoo.layers.lengths import frame_mask
 from zoo.models import _spectral, tera
 
 Patch = pytest.MonkeyPatch
@@ -94,7 +95,7 @@ def zero_slopes(x: Tensor, lengths: Tensor, window: int) -> Tensor:
     y = F.pad(x, (0, 0, 2, 2))
     t = x.shape[1]
     slope = (y[:, 3 : 3 + t] - y[:, 1 : 1 + t] + 2 * (y[:, 4 : 4 + t] - y[:, :t])) / 10
-    return slope.masked_fill(spectral.frame_mask(lengths, t)[:, :, None], 0.0)
+    return slope.masked_fill(frame_mask(lengths, t)[:, :, None], 0.0)
 
 
 def dithered(frames: Tensor, fft: int) -> Tensor:

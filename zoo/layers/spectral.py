@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.layers.lengths import frame_mask
+
 KALDI_FLOOR = 2.0**-23  # of energies before the logarithm: the smallest step of float32 at 1
 PRE_EMPHASIS = 0.97
 CEPSTRAL_LIFTER = 22.0
@@ -85,11 +87,6 @@ def kaldi_cosines(bands: int, cepstra: int) -> Tensor:
     cosines = torch.cos(math.pi / bands * band * order) * math.sqrt(2.0 / bands)
     cosines[:, 0] = math.sqrt(1.0 / bands)
     return cosines * (1.0 + 0.5 * CEPSTRAL_LIFTER * torch.sin(math.pi * order / CEPSTRAL_LIFTER))
-
-
-def frame_mask(lengths: Tensor, size: int) -> Tensor:
-    """(B, size) mask, True from each item's length on."""
-    return torch.arange(size, device=lengths.device)[None, :] >= lengths[:, None]
 
 
 def above_zero(x: Tensor, eps: float = 1e-10) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.layers import spectral
+from zoo.layers.lengths import frame_mask
 from zoo.models._batch import batch_waveforms
 from zoo.models._family import Config, Model
 
@@ -187,7 +188,7 @@ def front_end(config: SpectralConfig, waveforms: Tensor, samples: Tensor, exact:
         if not (exact and config.trailing_silence):
             # s3prl shares the frames of the batch out by length, and rounds half to even.
             counted = torch.round(ends.double() / (border.double() / extent)).to(extent.dtype)
-    x = x.masked_fill(spectral.frame_mask(extent, x.shape[1])[:, :, None], 0.0)
+    x = x.masked_fill(frame_mask(extent, x.shape[1])[:, :, None], 0.0)
     x = spectral.with_deltas(x, extent, config.delta_order, config.delta_window)
     return spectral.normalise_frames(x, counted) if config.cmvn else x, frames
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import ConfigError
-from zoo.layers.spectral import constant, frame_mask
+from zoo.layers.lengths import frame_mask
+from zoo.layers.spectral import constant
 from zoo.layers.transformer import Stack
 from zoo.models._family import Checkpointing, EncoderOutput, Family, preset
 from zoo.models._spectral import SpectralConfig, SpectralModel
