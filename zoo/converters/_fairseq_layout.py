@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ POSITIONAL_ROWS = {
 }
 
 ADAPTER = re.compile(r".*\.adapter_layer\.(W_a|W_b|b_a|b_b|ln_W|ln_b)")  # stacked over adapters
+SCALE = re.compile(r".*\.alibi_scale")  # (1, 1, H, 1, 1), in older files without the first axis
+FUSED = re.compile(r"(?!_ema\.).*\.attn\.qkv\.(weight|bias)")  # rows of query, key and value, in that order
 
 # Values under which the reference's forward pass is the one built here; an absent field has the first.
 REQUIRED: Mapping[str, tuple[Any, ...]] = {
@@ -131,7 +134,7 @@ def _adapter_width(get: Get) -> Any:
 
 def rows(config: Config, family: Family, dialect: str) -> tuple[Row, ...]:
     """The key table of a configuration: the family's own rows in that dialect, and those of the shared encoder."""
-    own = tuple(Row(*pair) for pair in family.rows.get(dialect, ()))
+    own = tuple(Row(*pair) for pair in family.own_rows(dialect, config))
     if not isinstance(config, SpeechEncoderConfig):
         return own
     replaced = {row.source for row in own}
@@ -140,29 +143,32 @@ def rows(config: Config, family: Family, dialect: str) -> tuple[Row, ...]:
 
 
 @dataclass(frozen=True)
-class FirstOf:
-    """The one adapter of a stack (1, ...) of them, not yet read."""
+class Part:
+    """One of the equal parts that lie one after another in a tensor, not yet read.
 
-    stack: LazyTensor
+    Attributes:
+        whole: the tensor.
+        shape: sizes of each part.
+        index: which one.
+    """
+
+    whole: LazyTensor
+    shape: tuple[int, ...]
+    index: int = 0
 
     @property
     def dtype(self) -> torch.dtype:
         """As stored."""
-        return self.stack.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its sizes, without the axis of the stack."""
-        return self.stack.shape[1:]
+        return self.whole.dtype
 
     @property
     def numel(self) -> int:
         """Number of elements."""
-        return self.stack.numel
+        return math.prod(self.shape)
 
     def load(self) -> Tensor:
-        """Read it."""
-        return self.stack.load()[0]
+        """Read it; a copy, as a view would keep the whole in memory."""
+        return self.whole.load().reshape(-1, *self.shape)[self.index].clone()
 
 
 def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, Lazy]:
@@ -177,5 +183,17 @@ def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, Lazy]:
         for name, tensor in [(f"{key}.{k}", v) for k, v in inside] or [(key, value)]:
             if not isinstance(name, str) or not isinstance(tensor, LazyTensor):
                 raise CheckpointError(f"the model's state dict holds something else than a tensor under {name!r}")
-            found[name] = FirstOf(tensor) if ADAPTER.fullmatch(name) and tensor.shape[:1] == (1,) else tensor
+            found |= _parts(name, tensor)
     return found
+
+
+def _parts(name: str, tensor: LazyTensor) -> dict[str, Lazy]:
+    """A tensor of a state dict by its name, or the parts of it that have a place of their own."""
+    shape = tensor.shape
+    if ADAPTER.fullmatch(name) and shape[:1] == (1,):
+        return {name: Part(tensor, shape[1:])}
+    if SCALE.fullmatch(name) and set(shape[:-3]) == {1}:
+        return {name: Part(tensor, shape[-3:])}
+    if FUSED.fullmatch(name) and shape and shape[0] % 3 == 0:
+        return {f"{name}[{i}]": Part(tensor, (shape[0] // 3, *shape[1:]), i) for i in range(3)}
+    return {name: tensor}

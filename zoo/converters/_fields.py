@@ -167,11 +167,12 @@ def resolve(value: Any, *roots: Mapping[str, Any]) -> Any:
         match = _REFERENCE.fullmatch(value)
         if match is None:
             return value
-        value = next((found for root in roots if (found := _look_up(root, match[1].lstrip("."))) is not None), None)
+        value = next((found for root in roots if (found := look_up(root, match[1].lstrip("."))) is not None), None)
     return None
 
 
-def _look_up(root: Mapping[str, Any], path: str) -> Any:
+def look_up(root: Mapping[str, Any], path: str) -> Any:
+    """What stands at a path such as "task.normalize", or None."""
     node: Any = root
     for part in path.split("."):
         if not isinstance(node, Mapping):

@@ -112,7 +112,7 @@ def read(source: Source) -> Reading:
             **family.own_fields("huggingface", hf.get, {key: tensor.shape for key, tensor in tensors.items()}),
         }
     )
-    rows = tuple(Row(*pair) for pair in family.rows.get("huggingface", ()))
+    rows = tuple(Row(*pair) for pair in family.own_rows("huggingface", config))
     prefix = str(hf["model_type"]).replace("-", "_") + "."
     prefix = prefix if any(key.startswith(prefix) for key in tensors) else ""
     return Reading(
