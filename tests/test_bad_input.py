@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import stat
 import struct
 import subprocess
@@ -62,6 +63,12 @@ def model_field(name: str, value: Any) -> Callable[[Tree], None]:
 
 def distiller_field(name: str, value: Any) -> Callable[[Tree], None]:
     return lambda root: root["Config"]["distiller"].update({name: value})
+
+
+def settings(root: Tree) -> None:
+    """The layout that s3prl had before 2020."""
+    upstream = root.pop("Upstream_Config")
+    root["Settings"] = {"Config": upstream, "Paras": root.pop("Config")}
 
 
 def extra_tensor(root: Tree) -> None:
@@ -123,6 +130,8 @@ EDITED: dict[str, tuple[str, Callable[[Tree], None]]] = {
     "distiller_task.pt": ("distilhubert", distiller_field("task_emb_type", "add")),
     "distiller_attention.pt": ("distilhubert", distiller_field("attention_type", "sparse")),
     "distiller_mode.pt": ("distilhubert", distiller_field("activation_fn", "relu")),
+    "tera_audio.ckpt": ("s3prl/tera.ckpt", lambda root: root["Upstream_Config"].pop("audio")),
+    "tera_settings.ckpt": ("s3prl/tera.ckpt", settings),
     "contradiction.pt": ("ctc_hubert", contradictory_normalize),
     "parent_unknown.pt": ("ctc_hubert", parent_unknown),
 }
@@ -210,6 +219,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("plain_folder", "hf_folder", "done"):
         (here / name).mkdir()
     (here / "hf_folder" / "config.json").write_text('{"model_type": "hubert"}')
+    shutil.copy(DATA / "wav2vec_u" / "plain.pt", here / "wav2vec_u.pt")
+    shutil.copytree(DATA / "hf" / "ctc", here / "ctc")
     (here / "done" / "index.jsonl").write_text("{}\n")
     (here / "link.pt").symlink_to("good.pt")
     soundfile.write(here / "silent.wav", np.zeros(0), 16000)
@@ -219,7 +230,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     soundfile.write(here / "nan.wav", np.full(4000, math.nan, np.float32), 16000, subtype="FLOAT")
 
     for name, (base, change) in EDITED.items():
-        root = read(DATA / f"{base}.pt")
+        root = read(DATA / (base if "." in base else f"{base}.pt"))
         change(root)
         torch.save(root, here / name)
     net = {f"net.{name}": tensor for name, tensor in read(here / "good.pt")["model"].items()}
@@ -266,6 +277,11 @@ REFUSED = {
     "convert: bare state dict of another size": "zoo.convert bare.pt --preset hubert_base",
     "convert: no such preset": "zoo.convert bare.pt --preset hubert_bse",
     "convert: native with a preset": "zoo.convert good.safetensors --preset hubert_base",
+    "convert: language": "zoo.convert good.pt --language xyz",
+    "convert: language of a folder": "zoo.convert ctc --language xyz",
+    "extract: TERA before 2020": "zoo extract speech.wav -o out --model tera_settings.ckpt",
+    "extract: TERA without audio": "zoo extract speech.wav -o out --model tera_audio.ckpt",
+    "extract: model takes features": "zoo extract speech.wav -o out --model wav2vec_u.pt",
     "convert: OUT exists": "zoo.convert good.pt",
     "convert: OUT is a folder": "zoo.convert good.pt -o plain_folder --force",
     "convert: OUT is the source": "zoo.convert good.pt -o good.pt",
@@ -463,6 +479,10 @@ RAISES: dict[str, Callable[[Model], object]] = {
     "forward: layer too low": forward(WAVES, layers=[-3]),
     "forward: no layers": forward(WAVES, layers=[]),
     "forward: one layer": forward(WAVES, layers=1),
+    "features: width": lambda model: zoo.load("wav2vec_u.pt")(torch.zeros(1, 9, 7)),
+    "features: list, width": lambda model: zoo.load("wav2vec_u.pt")([torch.zeros(9, 8), torch.zeros(9, 7)]),
+    "transcribe: no dictionary": lambda model: zoo.load("wav2vec_u.pt").transcribe(torch.zeros(1, 9, 8)),
+    "transcribe: width": lambda model: zoo.load("wav2vec_u.pt").transcribe(torch.zeros(1, 9, 7), symbols=["x"] * 11),
     "extract: one path": extract("speech.wav"),
     "extract: one Path": extract(Path("speech.wav")),
     "extract: one waveform": extract(WAVES[0]),

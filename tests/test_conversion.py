@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 import zoo
 from tests.golden import generator
 from tests.golden.compare import TOLERANCES
+from tests.trees import loaded
 from zoo import convert
 from zoo.converters import open_conversion
 from zoo.converters._fields import parse_conv_layers, resolve
 from zoo.converters._rows import Drop, Row, assign
+from zoo.converters._unpickle import open_torch_file
 from zoo.converters._unsupported import UNSUPPORTED
 from zoo.errors import CheckpointError
 
@@ -103,6 +105,56 @@ def test_symbols_of_a_hugging_face_folder() -> None:
     symbols = zoo.load(DATA / "hf" / "ctc").config.symbols
     vocabulary = json.loads((DATA / "hf" / "ctc" / "vocab.json").read_text())
     assert symbols is not None and [vocabulary[symbol] for symbol in symbols] == list(range(len(vocabulary)))
+
+
+def several_languages(path: Path) -> Path:
+    """`mms.pt` with seven languages: the same tensors times 1 (the file's own), 2, 3, ..., symbols in another order."""
+    with open_torch_file(DATA / "mms.pt") as file:
+        root = loaded(file.root)
+    own = root["adapter"]["xyz"]
+    symbols = own["task_state"]["target_dictionary"]["symbols"]
+    for factor, language in enumerate(("abc", "abd", "abe", "abf", "abg", "abh"), start=2):
+        tensors = {key: factor * tensor for key, tensor in own["model"].items()}
+        dictionary = {"symbols": [*symbols[:4], *reversed(symbols[4:])]}
+        root["adapter"][language] = {"model": tensors, "task_state": {"target_dictionary": dictionary}}
+    torch.save(root, path)
+    return path
+
+
+@pytest.mark.parametrize("language", ["xyz", "abd"])
+def test_one_language_of_several(language: str, tmp_path: Path) -> None:
+    source, native = several_languages(tmp_path / "several.pt"), tmp_path / "native.safetensors"
+    assert convert.main([str(source), "-o", str(native), "--language", language]) == 0
+    model, only = zoo.load(native, heads=True), zoo.load(DATA / "mms.pt", heads=True)
+    assert model.provenance["language"] == language
+    symbols = only.config.symbols
+    assert model.config.symbols == (symbols if language == "xyz" else (*symbols[:4], *reversed(symbols[4:])))
+    factor = {"xyz": 1, "abd": 3}[language]
+    changed = 0
+    for key, tensor in only.state_dict().items():
+        own = "adapter_layer" in key or key.startswith("heads.ctc_proj")
+        assert torch.equal(model.state_dict()[key], factor * tensor if own else tensor), key
+        changed += own
+    assert changed == 6 * only.num_layers + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            [],
+            "it holds adapters of 7 languages (abc, abd, abe, abf, abg, ...); choose one with `python",
+        ),
+        (["--language", "ab"], "no adapter of the language 'ab'; it has abc, abd, abe, abf, abg, ..."),
+    ],
+)
+def test_languages_that_are_refused(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = several_languages(tmp_path / "several.pt")
+    assert convert.main([str(source), "-o", str(tmp_path / "out"), *arguments]) == 1
+    message = capsys.readouterr().err
+    assert words in message and message.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_the_one_language_of_a_file_is_used() -> None:

@@ -21,7 +21,7 @@ DTYPES = (torch.bfloat16, torch.float16)
 CLOSE = (2, 3, 4, 6)
 
 
-def signals() -> tuple[Tensor, list[int]]:
+def signals(shortest: int) -> tuple[Tensor, list[int]]:
     """Silent, quiet, loud, clipped, off-centre and very short audio, as one padded batch."""
     speech = torch.from_numpy(
         generator.waveform({"file": "2412-153948-0000.flac", "start": 60000, "samples": 6000, "gain": 1.0})
@@ -33,7 +33,7 @@ def signals() -> tuple[Tensor, list[int]]:
         speech / speech.abs().max(),
         (speech * 1000).clamp(-1, 1),
         speech[:4000] * 0.1 + 0.02,
-        speech[:400],
+        speech[:shortest],
     ]
     lengths = [len(x) for x in kinds]
     return torch.nn.utils.rnn.pad_sequence(kinds, batch_first=True, padding_value=float("nan")), lengths
@@ -60,7 +60,7 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 def test_finite_and_close(name: str, scale: str, record_differences) -> None:
     depth = 24 if "large" in name else 12
     model = with_weights(tiny(name, num_layers=depth), scale)
-    waveforms, lengths = signals()
+    waveforms, lengths = signals(model.min_samples)
     want = model(waveforms, lengths).hidden_states
     for dtype in DTYPES:
         row = str(dtype).removeprefix("torch.")
@@ -79,7 +79,7 @@ def test_finite_and_close(name: str, scale: str, record_differences) -> None:
 def test_finite_at_full_size(name: str) -> None:
     torch.manual_seed(0)
     model = zoo.build(name)
-    waveforms, lengths = signals()
+    waveforms, lengths = signals(model.min_samples)
     for dtype in DTYPES:
         for state in model.to(dtype)(waveforms, lengths).hidden_states:
             assert torch.isfinite(state).all()

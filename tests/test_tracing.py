@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.families import KINDS, tiny
+from tests.families import BASELINES, KINDS, tiny
 from tests.golden.compare import TOLERANCES
 from zoo.layers.masking import Masking
 from zoo.models._family import EncoderOutput, Model
 
-# Every family is traced in `make test-all`; the two with the most wiring of their own in `make test` too.
-QUICK = ("wav2vec2_base_960", "wavlm_large")
-EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KINDS]
+# Every family is traced in `make test-all`; those with the most wiring of their own in `make test` too.
+QUICK = ("wav2vec2_base_960", "wavlm_large", "tera", "mel")
+EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*KINDS, *BASELINES)]
 
 # One frame is a special case to the tracer, so graphs begin at two.
 DYNAMIC = (
@@ -28,22 +28,23 @@ DYNAMIC = (
 Batch = tuple[Tensor, Tensor]
 
 
-def batches() -> list[Batch]:
-    """The batch that is traced, and others of another size and length."""
+def batches(model: Model) -> list[Batch]:
+    """The batch that is traced, and others of another size and length, the shortest as short as can be."""
     torch.manual_seed(2)
-    shapes = ([4000, 3000, 1500], [7000, 400, 3333, 719, 6999], [2000])
+    shapes = ([4000, 3000, 1500], [7000, model.min_samples, 3333, 719, 6999], [2000])
     return [(torch.randn(len(n), max(n)) * 0.1, torch.tensor(n)) for n in shapes]
 
 
-def check(got: EncoderOutput, want: EncoderOutput) -> None:
-    assert got.lengths.tolist() == want.lengths.tolist()
+def check(model: Model, got: EncoderOutput, want: EncoderOutput) -> None:
+    # The traced graph takes its statistics under a mask, eager utterance by utterance: two roundings apart.
+    tolerance = TOLERANCES["traced" if model.num_layers else "traced features"]
+    assert got.lengths.tolist() == want.lengths.tolist() and len(got.hidden_states) == len(want.hidden_states)
     for a, b in zip(got.hidden_states, want.hidden_states):
-        # The traced graph takes its statistics under a mask, eager utterance by utterance: two roundings apart.
-        assert TOLERANCES["traced"].excess(a.detach().numpy(), b.detach().numpy()) <= 1
+        assert tolerance.excess(a.detach().numpy(), b.detach().numpy()) <= 1
 
 
 def export(model: Model) -> Callable[[Tensor, Tensor], EncoderOutput]:
-    return torch.export.export(model, batches()[0], dynamic_shapes=DYNAMIC).module()
+    return torch.export.export(model, batches(model)[0], dynamic_shapes=DYNAMIC).module()
 
 
 def compile_(model: Model) -> Callable[[Tensor, Tensor], EncoderOutput]:
@@ -59,13 +60,13 @@ def test_one_graph_for_any_batch_and_length(name: str, trace: Callable[..., nn.M
     model = tiny(name).train(training)
     traced = trace(model)
     with torch.set_grad_enabled(training):
-        for waveforms, lengths in batches():
-            check(traced(waveforms, lengths), model(waveforms, lengths))
-    if training and trace is compile_:
+        for waveforms, lengths in batches(model):
+            check(model, traced(waveforms, lengths), model(waveforms, lengths))
+    if training and trace is compile_ and any(True for _ in model.parameters()):
         found = []
         for forward in (traced, model):
             model.zero_grad()
-            sum(state.square().mean() for state in forward(*batches()[0]).hidden_states).backward()
+            sum(state.square().mean() for state in forward(*batches(model)[0]).hidden_states).backward()
             found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
         assert found[0].keys() == found[1].keys()
         for key, gradient in found[1].items():
@@ -77,7 +78,7 @@ def test_the_randomness_of_training_is_part_of_the_graph() -> None:
     model = tiny("wavlm_base", dropout=0.1, layerdrop=0.3).train()
     model.masking = Masking(time_probability=0.5, time_span=3, channel_probability=0.2, channel_span=4)
     traced = compile_(model)
-    batch = batches()[0]
+    batch = batches(model)[0]
     drawn = [traced(*batch).hidden_states[-1] for _ in range(2)]
     assert all(torch.isfinite(x).all() for x in drawn) and not torch.equal(*drawn)
 
@@ -90,8 +91,8 @@ def test_the_compiler_itself() -> None:
     torch.compiler.reset()
     traced = torch.compile(model, fullgraph=True, dynamic=True)
     with torch.no_grad():
-        for waveforms, lengths in batches()[:2]:
-            check(traced(waveforms, lengths), model(waveforms, lengths))
+        for waveforms, lengths in batches(model)[:2]:
+            check(model, traced(waveforms, lengths), model(waveforms, lengths))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -100,13 +101,14 @@ def test_onnx(name: str, tmp_path: Path) -> None:
     import onnxruntime
 
     model = tiny(name)
-    program = torch.onnx.export(model, batches()[0], dynamo=True, dynamic_shapes=DYNAMIC, verbose=False)
+    program = torch.onnx.export(model, batches(model)[0], dynamo=True, dynamic_shapes=DYNAMIC, verbose=False)
     program.save(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    for waveforms, lengths in batches():
-        *states, frames = session.run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})
+    for waveforms, lengths in batches(model):
+        found = session.run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})
+        *states, frames = (torch.from_numpy(np.asarray(value)) for value in found)
         with torch.no_grad():
-            want = model(waveforms, lengths)
-        assert frames.tolist() == want.lengths.tolist() and len(states) == len(want.hidden_states)
-        for a, b in zip(states, want.hidden_states):
-            assert TOLERANCES["traced"].excess(np.asarray(a), b.numpy()) <= 1
+            check(model, EncoderOutput(tuple(states), frames), model(waveforms, lengths))
+    # The exporter's optimiser takes what is added to a silent frame's energy for nothing, if it can.
+    *states, _ = session.run(None, {"waveforms": np.zeros((1, 3000), np.float32), "lengths": np.array([3000])})
+    assert all(np.isfinite(state).all() for state in states)

@@ -15,10 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.families import KINDS, tiny, train
+from tests.families import KINDS, SPECTRAL, WAVEFORM, blocks, dropouts, tiny, train
 from zoo.layers.masking import Masking, span_mask
-
-DROPOUTS = {"dropout": 0.2, "attention_dropout": 0.2, "activation_dropout": 0.2, "input_dropout": 0.2}
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -41,19 +39,28 @@ def test_training_without_randomness_is_evaluation(name: str) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_parameter_that_wants_a_gradient_gets_one(name: str) -> None:
-    model = tiny(name, **DROPOUTS).train()
+    model = tiny(name, **dropouts(name, 0.2)).train()
     loss_of(model).backward()
-    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert unused == []
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
+
+
+@pytest.mark.parametrize("name", WAVEFORM)
+def test_the_mask_embedding_gets_a_gradient_while_frames_are_masked(name: str) -> None:
+    model = tiny(name, **dropouts(name, 0.2)).train()
     assert not model.masked_spec_embed.requires_grad
     model.masking = Masking(time_probability=0.5)
     loss_of(model).backward()
     assert model.masked_spec_embed.grad.any()
 
 
-@pytest.mark.parametrize("rate", ["dropout", "attention_dropout", "activation_dropout", "input_dropout"])
-def test_each_dropout_acts_in_training_only_and_follows_the_generator(rate: str) -> None:
-    model = tiny("hubert_base", **{rate: 0.5})
+RATES = [(name, rate) for name in ("hubert_base", *SPECTRAL) for rate in dropouts(name, 0.5)]
+
+
+@pytest.mark.parametrize(("name", "rate"), RATES)
+def test_each_dropout_acts_in_training_only_and_follows_the_generator(name: str, rate: str) -> None:
+    model = tiny(name, **{rate: 0.5})
     still = model(*batch()).hidden_states[-1]
     assert torch.equal(still, model(*batch()).hidden_states[-1])
     model.train()
@@ -91,7 +98,8 @@ def test_layerdrop_skips_blocks_at_its_rate() -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_gradient_checkpointing_gives_the_same_gradients(name: str) -> None:
-    model = tiny(name, **DROPOUTS, layerdrop=0.2).train()
+    layerdrop = {"layerdrop": 0.2} if name in WAVEFORM else {}
+    model = tiny(name, **dropouts(name, 0.2), **layerdrop).train()
     found = []
     for checkpointing in (False, True):
         model.gradient_checkpointing = checkpointing
@@ -105,14 +113,41 @@ def test_gradient_checkpointing_gives_the_same_gradients(name: str) -> None:
         torch.testing.assert_close(found[1][name_], gradient, rtol=1e-5, atol=1e-7)
 
 
-def test_checkpointing_recomputes(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny("hubert_base").train()
-    model.gradient_checkpointing = True
+@pytest.mark.parametrize("name", ["hubert_base", "wav2vec2_conformer_relpos", "tera"])
+def test_checkpointing_recomputes(name: str) -> None:
+    model = tiny(name).train()
     calls = []
-    for layer in model.encoder.layers:
-        layer.attention.register_forward_hook(lambda *_: calls.append(1))
+    for layer in blocks(model):
+        next(m for m in layer.modules() if isinstance(m, nn.Linear)).register_forward_hook(lambda *_: calls.append(1))
+    for checkpointing, count in ((False, 2), (True, 4)):
+        model.gradient_checkpointing = checkpointing
+        assert model.gradient_checkpointing == checkpointing
+        calls.clear()
+        loss_of(model).backward()
+        assert len(calls) == count
+    model.eval()
+    calls.clear()
     loss_of(model).backward()
-    assert len(calls) == 4
+    assert len(calls) == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("backend", [None, pytest.param("aot_eager", marks=pytest.mark.slow)])
+def test_checkpointing_does_not_count_a_batch_twice(backend: str | None) -> None:
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(4)
+        model = tiny("wav2vec2_conformer_relpos", num_layers=1).train()
+        model.gradient_checkpointing = checkpointing
+        torch.compiler.reset()
+        forward = model if backend is None else torch.compile(model, fullgraph=True, backend=backend)
+        for _ in range(2):
+            loss_of(forward).backward()
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]
+        assert [int(norm.num_batches_tracked) for norm in norms] == [2]
+        found.append([statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)])
+    for plain, checkpointed in zip(*found):
+        torch.testing.assert_close(checkpointed, plain)
 
 
 def test_a_frozen_front_end_gets_no_gradient() -> None:

@@ -64,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="fairseq dict.txt that says what a wav2vec-U model's outputs stand for, where SOURCE does not",
     )
     parser.add_argument(
+        "--language", metavar="LANG", help="which one, of an MMS file with adapters of several languages"
+    )
+    parser.add_argument(
         "--preset",
         metavar="NAME",
         help="registry name whose configuration is SOURCE's, where SOURCE says nothing of its own or cannot",
@@ -77,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    with open_conversion(args.source, args.preset, args.allow_nonfinite) as conversion:
+    with open_conversion(
+        args.source, args.preset, language=args.language, allow_nonfinite=args.allow_nonfinite
+    ) as conversion:
         if args.dictionary is not None:
             conversion = _with_dictionary(conversion, args.dictionary)
         if args.inspect:

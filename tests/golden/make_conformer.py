@@ -12,16 +12,14 @@ else is patched. Configurations, stages and files are handled as in `make_fairse
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import datetime
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils, tasks
+from fairseq import tasks
 from fairseq.models.wav2vec.wav2vec2 import ConformerEncoder
 from generator import waveform
 from make_fairseq import (
@@ -41,6 +39,7 @@ from make_fairseq import (
     normalise,
     plain,
     prepare,
+    reload,
     run,
     runner,
     train,
@@ -48,7 +47,19 @@ from make_fairseq import (
     versions,
 )
 from omegaconf import DictConfig, OmegaConf, open_dict
-from recording import EQUAL, UTTERANCE, UTTERANCES, compute, describe, entropy, fill, measure_noise, state_rms, write
+from recording import (
+    UTTERANCE,
+    UTTERANCES,
+    command_line,
+    compute,
+    describe,
+    entropy,
+    fill,
+    provenance,
+    state_rms,
+    write,
+    write_case,
+)
 from torch import nn
 
 BUILD, EXTRACT = ConformerEncoder.build_encoder_layer, ConformerEncoder.extract_features
@@ -90,7 +101,6 @@ def sharpness(model: nn.Module) -> list[float]:
 
 def make_golden(out: Path) -> None:
     """Writes `<case>_<scale>.json` and `.npz` for every case and both scales."""
-    out.mkdir(parents=True, exist_ok=True)
     for case, (seed, fields, short) in CASES.items():
         for scale in ("usual", "lively"):
             config = make_config(fields, TASK)
@@ -106,52 +116,39 @@ def make_golden(out: Path) -> None:
                 for i, n in enumerate(frames["padded"])
             )
             assert leak > 1e-3  # padding comes in through the convolution modules, or the case would prove nothing
-            document = {
+            about = {
                 "case": f"{case}_{scale}",
                 "family": "wav2vec2_conformer",
                 "dialect": "fairseq",
-                "reference": versions(),
-                "script": "tests/golden/make_conformer.py golden",
-                "date": datetime.date.today().isoformat(),
+                **provenance(versions(), "make_conformer.py golden"),
                 "notes": "fairseq as installed, but for two arguments that its Conformer does not take; dropouts 0, "
                 "eval mode. Frequencies of rotation are the generator's, not fairseq's own",
                 "config": plain(config),
                 "normalize": True,
                 "seed": seed,
                 "scale": scale,
-                "utterances": UTTERANCES,
-                **({} if short else {"equal": EQUAL}),
-                "frames": frames,
-                "noise": measure_noise(arrays, exact, frames),
-                "health": {
+            }
+            write_case(
+                out,
+                about,
+                model,
+                arrays,
+                exact,
+                frames,
+                {
                     "attention_entropy": sharpness(build(config, seed, scale)[1]),
                     "state_rms": state_rms(arrays, config.model.encoder_layers),
                     "leak": round(leak, 3),
                 },
-                "state": describe(model),
-            }
-            stored = {name: value.numpy() for name, value in arrays.items()}
-            stored["padded/frames"] = torch.tensor(frames["padded"]).numpy()
-            write(out / f"{case}_{scale}", document, stored)
+            )
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Tiny checkpoints
 
 
-def reload(path: Path, model: nn.Module) -> nn.Module:
-    """The model that fairseq reads from a file; it has to hold every tensor of `model`."""
-    with contextlib.redirect_stdout(io.StringIO()):  # fairseq prints models that it fine-tunes
-        (loaded,), _ = checkpoint_utils.load_model_ensemble([str(path)], {"data": "data"})
-    actual, expected = loaded.state_dict(), model.state_dict()
-    assert actual.keys() == expected.keys()
-    assert all(torch.equal(actual[key], value) for key, value in expected.items())
-    return loaded.eval()
-
-
 def make_checkpoints(out: Path) -> None:
     """Writes the checkpoints and what fairseq computes with them."""
-    out.mkdir(parents=True, exist_ok=True)
     documents: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
 
@@ -205,9 +202,7 @@ def make_checkpoints(out: Path) -> None:
     add(name, "fine-tuned from conformer_rotary.pt; cfg.model.w2v_args is a dict", config, model, 133)
 
     document = {
-        "reference": versions(),
-        "script": "tests/golden/make_conformer.py checkpoints",
-        "date": datetime.date.today().isoformat(),
+        **provenance(versions(), "make_conformer.py checkpoints"),
         "utterance": UTTERANCE,
         "files": documents,
     }
@@ -216,16 +211,13 @@ def make_checkpoints(out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the maker."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["golden", "checkpoints"])
-    parser.add_argument("--out", type=Path, help="output folder (default: its place in the repository)")
-    arguments = parser.parse_args(argv)
     prepare()
     tolerate()
-    if arguments.what == "golden":
-        make_golden(arguments.out or HERE / "data")
-    else:
-        make_checkpoints(arguments.out or HERE.parent / "data")
+    command_line(
+        __doc__,
+        {"golden": (make_golden, HERE / "data"), "checkpoints": (make_checkpoints, HERE.parent / "data")},
+        argv,
+    )
 
 
 if __name__ == "__main__":

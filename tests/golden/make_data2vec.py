@@ -11,19 +11,16 @@ Each takes `--out DIR`. The class is `examples/data2vec/models/data2vec_audio.py
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import datetime
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils, tasks
+from fairseq import tasks
 from fairseq.examples.data2vec.models.data2vec_audio import Data2VecAudioModel
 from fairseq.registry import REGISTRIES
-from fairseq.trainer import Trainer
 from generator import tensors, waveform
 from make_fairseq import (
     EXTRA_STATE,
@@ -39,13 +36,15 @@ from make_fairseq import (
     normalise,
     plain,
     prepare,
+    reload,
     run,
     runner,
+    train,
     training_state,
     versions,
 )
 from omegaconf import DictConfig, OmegaConf, open_dict
-from recording import EQUAL, UTTERANCE, UTTERANCES, compute, describe, fill, measure_noise, state_rms, write
+from recording import UTTERANCE, command_line, compute, describe, fill, provenance, state_rms, write, write_case
 from torch import nn
 from torch.nn import functional as F
 
@@ -101,7 +100,6 @@ def whole_double(model: Data2VecAudioModel) -> nn.Module:
 
 def make_golden(out: Path) -> None:
     """Writes `data2vec_<scale>.json` and `.npz` for both scales."""
-    out.mkdir(parents=True, exist_ok=True)
     config = configure(MODEL, TASK)
     for scale in ("usual", "lively"):
         _, model = build(config, scale)
@@ -115,33 +113,31 @@ def make_golden(out: Path) -> None:
             for i, n in enumerate(frames["padded"])
         )
         assert leak > 1e-3  # padding comes in through the stacked convolutions, or the case would prove nothing
-        document = {
+        about = {
             "case": f"data2vec_{scale}",
             "family": "data2vec",
             "dialect": "fairseq",
-            "reference": versions(),
-            "script": "tests/golden/make_data2vec.py golden",
-            "date": datetime.date.today().isoformat(),
+            **provenance(versions(), "make_data2vec.py golden"),
             "notes": "fairseq as installed, nothing patched; dropouts 0, eval mode. A file that training writes "
             "also has a dict of tensors under _ema in its model (tests/data/data2vec.pt), which is not in `state`",
             "config": plain(config),
             "normalize": True,
             "seed": SEED,
             "scale": scale,
-            "utterances": UTTERANCES,
-            "equal": EQUAL,
-            "frames": frames,
-            "noise": measure_noise(arrays, exact, frames),
-            "health": {
+        }
+        write_case(
+            out,
+            about,
+            model,
+            arrays,
+            exact,
+            frames,
+            {
                 "attention_entropy": attention_entropy(build(config, scale)[1], True),
                 "state_rms": state_rms(arrays, config.model.encoder_layers),
                 "leak": round(leak, 3),
             },
-            "state": describe(model),
-        }
-        stored = {name: value.numpy() for name, value in arrays.items()}
-        stored["padded/frames"] = torch.tensor(frames["padded"]).numpy()
-        write(out / f"data2vec_{scale}", document, stored)
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -166,29 +162,8 @@ def add_teacher(model: Data2VecAudioModel, seed: int) -> None:
         model.ema.fp32_params[name.removeprefix("_ema.")].copy_(torch.from_numpy(values))
 
 
-def train(config: DictConfig, task: tasks.FairseqTask, model: nn.Module) -> Trainer:
-    """Puts a model into fairseq's trainer, which writes its checkpoints."""
-    trainer = Trainer(config, task, model, task.build_criterion(config.criterion))
-    trainer.consolidate_optimizer()
-    return trainer
-
-
-def reload(path: Path, model: nn.Module) -> nn.Module:
-    """The model that fairseq reads from a file; it has to hold every tensor of `model`, its teacher included."""
-    with contextlib.redirect_stdout(io.StringIO()):  # fairseq prints models that it fine-tunes
-        (loaded,), _ = checkpoint_utils.load_model_ensemble([str(path)], {"data": "data"})
-    actual, expected = loaded.state_dict(), model.state_dict()
-    assert actual.keys() == expected.keys()
-    for state in (actual, expected):
-        state.update({f"_ema.{key}": value for key, value in state.pop("_ema", {}).items()})
-    assert actual.keys() == expected.keys()
-    assert all(torch.equal(actual[key], value) for key, value in expected.items())
-    return loaded.eval()
-
-
 def make_checkpoints(out: Path) -> None:
     """Writes both checkpoints and what fairseq computes with them."""
-    out.mkdir(parents=True, exist_ok=True)
     documents: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
 
@@ -244,9 +219,7 @@ def make_checkpoints(out: Path) -> None:
     )
 
     document = {
-        "reference": versions(),
-        "script": "tests/golden/make_data2vec.py checkpoints",
-        "date": datetime.date.today().isoformat(),
+        **provenance(versions(), "make_data2vec.py checkpoints"),
         "utterance": UTTERANCE,
         "files": documents,
     }
@@ -255,15 +228,12 @@ def make_checkpoints(out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the maker."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["golden", "checkpoints"])
-    parser.add_argument("--out", type=Path, help="output folder (default: its place in the repository)")
-    arguments = parser.parse_args(argv)
     prepare()
-    if arguments.what == "golden":
-        make_golden(arguments.out or HERE / "data")
-    else:
-        make_checkpoints(arguments.out or HERE.parent / "data")
+    command_line(
+        __doc__,
+        {"golden": (make_golden, HERE / "data"), "checkpoints": (make_checkpoints, HERE.parent / "data")},
+        argv,
+    )
 
 
 if __name__ == "__main__":

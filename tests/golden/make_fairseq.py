@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import functools
 import io
 import logging
-import math
 import os
 import pickle
-import platform
 import sys
 import tempfile
 import types
@@ -32,6 +29,7 @@ from typing import Any
 import fairseq
 import numpy as np
 import omegaconf
+import recording
 import torch
 from fairseq import checkpoint_utils, options, tasks
 from fairseq.data import Dictionary
@@ -40,26 +38,28 @@ from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models.hubert.hubert_asr import HubertCtcConfig
-from fairseq.modules import Fp32GroupNorm, Fp32LayerNorm
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from fairseq.trainer import Trainer
 from generator import waveform
 from omegaconf import DictConfig, OmegaConf, open_dict
 from recording import (
-    EQUAL,
     SPEECH,
     UTTERANCE,
     UTTERANCES,
     Run,
     Stages,
+    command_line,
     compute,
     describe,
     fill,
-    measure_noise,
+    in_double,
     pad,
+    provenance,
+    query_entropy,
     state_rms,
     write,
+    write_case,
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -261,35 +261,12 @@ def check_stages(model: nn.Module, normalize: bool) -> None:
 
 def attention_entropy(model: nn.Module, normalize: bool) -> list[float]:
     """Mean entropy of each layer's attention on the longest utterance, as a fraction of that of even attention."""
-    entropies: list[float] = []
-
-    def measure(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        query = kwargs["query"][: len(kwargs["query"]) // 2 * 2, 0]
-        heads = (len(query), module.num_heads, module.head_dim)
-        q, k = module.q_proj(query).view(heads), module.k_proj(query).view(heads)
-        weights = (torch.einsum("qhd,khd->hqk", q, k) * module.scaling).softmax(-1)
-        entropies.append(float(-(weights * weights.clamp_min(1e-30).log()).sum(-1).mean() / math.log(len(query))))
-
-    hooks = [layer.self_attn.register_forward_pre_hook(measure, with_kwargs=True) for layer in model.encoder.layers]
-    longest = max(UTTERANCES, key=lambda spec: spec["samples"])
-    with torch.no_grad():
-        extract(model, normalise(torch.from_numpy(waveform(longest)), normalize)[None], None)
-    for hook in hooks:
-        hook.remove()
-    return [round(value, 3) for value in entropies]
-
-
-def in_double(model: nn.Module) -> nn.Module:
-    """The same model in float64, also inside the two norms that fairseq computes in float32 whatever the input."""
-    for module in model.modules():
-        if isinstance(module, Fp32LayerNorm | Fp32GroupNorm):
-            module.forward = types.MethodType(type(module).__bases__[0].forward, module)
-    return model.double()
+    longest = normalise(torch.from_numpy(waveform(max(UTTERANCES, key=lambda spec: spec["samples"]))), normalize)
+    return query_entropy(model.encoder.layers, lambda: extract(model, longest[None], None))
 
 
 def make_golden(out: Path) -> None:
     """Writes `<case>_<scale>.json` and `.npz` for every case and both scales."""
-    out.mkdir(parents=True, exist_ok=True)
     for case, (seed, model_fields, task_fields) in CASES.items():
         for scale in ("usual", "lively"):
             config = make_config(model_fields, task_fields)
@@ -304,43 +281,33 @@ def make_golden(out: Path) -> None:
                 assert frames["padded"] != frames["single"]  # or the two rules for padded frames would look the same
             else:
                 assert frames["padded"] == frames["single"]
-            document = {
+            about = {
                 "case": f"{case}_{scale}",
                 "family": str(config.model._name),
-                "reference": versions(),
-                "script": "tests/golden/make_fairseq.py golden",
-                "date": datetime.date.today().isoformat(),
+                **provenance(versions(), "make_fairseq.py golden"),
                 "notes": "fairseq as installed, nothing patched; dropouts 0, eval mode",
                 "config": plain(config),
                 "normalize": normalize,
                 "seed": seed,
                 "scale": scale,
-                "utterances": UTTERANCES,
-                "equal": EQUAL,
-                "frames": frames,
-                "noise": measure_noise(arrays, exact, frames),
-                "health": {
+            }
+            write_case(
+                out,
+                about,
+                model,
+                arrays,
+                exact,
+                frames,
+                {
                     "attention_entropy": attention_entropy(build(config, seed, scale)[1], normalize),
                     "state_rms": state_rms(arrays, config.model.encoder_layers),
                 },
-                "state": describe(model),
-            }
-            stored = {name: value.numpy() for name, value in arrays.items()}
-            stored["padded/frames"] = np.array(frames["padded"], dtype=np.int64)
-            write(out / f"{case}_{scale}", document, stored)
+            )
 
 
-def versions() -> dict[str, str]:
+def versions() -> dict[str, Any]:
     """What made the data."""
-    return {
-        "distribution": "fairseq-fixed",
-        "version": str(fairseq.__version__),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "omegaconf": omegaconf.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }
+    return recording.versions("fairseq-fixed", version=str(fairseq.__version__), omegaconf=omegaconf.__version__)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -413,6 +380,19 @@ def train(config: DictConfig, task: tasks.FairseqTask, model: nn.Module, *, upda
         assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     trainer.consolidate_optimizer()
     return trainer
+
+
+def reload(path: Path, model: nn.Module) -> nn.Module:
+    """The model that fairseq reads from a file; it has to hold every tensor of `model`, a teacher's under _ema too."""
+    with contextlib.redirect_stdout(io.StringIO()):  # fairseq prints models that it fine-tunes
+        (loaded,), _ = checkpoint_utils.load_model_ensemble([str(path)], {"data": "data"})
+    actual, expected = loaded.state_dict(), model.state_dict()
+    assert actual.keys() == expected.keys()
+    for state in (actual, expected):
+        state.update({f"_ema.{key}": value for key, value in state.pop("_ema", {}).items()})
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[key], value) for key, value in expected.items())
+    return loaded.eval()
 
 
 # What fairseq's save_checkpoint adds to the trainer's own extra state.
@@ -640,7 +620,6 @@ class Checkpoints:
 
 def make_checkpoints(out: Path) -> None:
     """Writes every tiny checkpoint but e1_omegaconf20.pt (make_omegaconf20.py), and what fairseq computes with all."""
-    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         files = Checkpoints(out, Path(scratch))
         makers: list[Callable[[], None]] = [
@@ -658,9 +637,7 @@ def make_checkpoints(out: Path) -> None:
         for maker in makers:
             maker()
     document = {
-        "reference": versions(),
-        "script": "tests/golden/make_fairseq.py checkpoints",
-        "date": datetime.date.today().isoformat(),
+        **provenance(versions(), "make_fairseq.py checkpoints"),
         "utterance": UTTERANCE,
         "files": files.documents,
     }
@@ -670,15 +647,12 @@ def make_checkpoints(out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the maker."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["golden", "checkpoints"])
-    parser.add_argument("--out", type=Path, help="output folder (default: its place in the repository)")
-    arguments = parser.parse_args(argv)
     prepare()
-    if arguments.what == "golden":
-        make_golden(arguments.out or HERE / "data")
-    else:
-        make_checkpoints(arguments.out or HERE.parent / "data")
+    command_line(
+        __doc__,
+        {"golden": (make_golden, HERE / "data"), "checkpoints": (make_checkpoints, HERE.parent / "data")},
+        argv,
+    )
 
 
 if __name__ == "__main__":

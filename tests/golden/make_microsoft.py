@@ -11,10 +11,7 @@ Each takes `--out DIR`. UniSpeech-SAT is distributed for the same class, with `r
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import hashlib
-import platform
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -22,23 +19,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import recording
 import torch
 from generator import waveform
 from recording import (
-    EQUAL,
     UTTERANCE,
     UTTERANCES,
     Run,
     Stages,
+    command_line,
     compute,
     describe,
     entropy,
     fill,
-    measure_noise,
+    in_double,
     pad,
+    provenance,
     state_rms,
     torch_attention,
     write,
+    write_case,
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -164,14 +164,11 @@ def check_stages(model: nn.Module, config: dict[str, Any]) -> None:
             assert all(torch.equal(got, state) for got, state in zip(states, stages.states, strict=True))
 
 
-def in_double(model: nn.Module) -> nn.Module:
+def whole_double(model: nn.Module) -> nn.Module:
     """The same model in float64, also inside the norms and GELUs that it computes in float32 whatever the input."""
-    for module in model.modules():
-        if type(module).__name__ in ("Fp32LayerNorm", "Fp32GroupNorm"):
-            module.forward = types.MethodType(type(module).__bases__[0].forward, module)
     for layer in model.encoder.layers:
         layer.activation_fn = F.gelu
-    return model.double()
+    return in_double(model)
 
 
 def health(model: nn.Module, config: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
@@ -204,53 +201,39 @@ def health(model: nn.Module, config: dict[str, Any], arrays: dict[str, Any]) -> 
 
 def versions() -> dict[str, Any]:
     """What made the data."""
-    return {
-        "distribution": "WavLM.py and modules.py of microsoft/unilm, folder wavlm",
-        "commit": "768a3c873f598bb9b4d4dfb9267b099e35f8fe56",
-        "sha256": SHA256,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }
+    commit = "768a3c873f598bb9b4d4dfb9267b099e35f8fe56"
+    about = "WavLM.py and modules.py of microsoft/unilm, folder wavlm"
+    return recording.versions(about, commit=commit, sha256=SHA256)
 
 
-def make_golden(source: types.ModuleType, out: Path) -> None:
+def make_golden(out: Path, source: Path) -> None:
     """Writes `<case>_<scale>.json` and `.npz` for every case and both scales."""
-    out.mkdir(parents=True, exist_ok=True)
+    module = import_source(source)
     for case, (family, seed, fields) in CASES.items():
-        config = configure(source, fields)
+        config = configure(module, fields)
         prepare = normaliser(config)
         for scale in ("usual", "lively"):
-            model = build(source, config, seed, scale)
+            model = build(module, config, seed, scale)
             check_stages(model, config)
             arrays, frames = compute(model, runner(model), prepare, torch.float32)
-            exact_model = in_double(build(source, config, seed, scale))
+            exact_model = whole_double(build(module, config, seed, scale))
             exact, exact_frames = compute(exact_model, runner(exact_model), prepare, torch.float64)
             assert frames == exact_frames
             assert frames["padded"] != frames["single"]  # or the two rules for padded frames would look the same
-            document = {
+            about = {
                 "case": f"{case}_{scale}",
                 "family": family,
                 "dialect": "microsoft",
-                "reference": versions(),
-                "script": "tests/golden/make_microsoft.py golden",
-                "date": datetime.date.today().isoformat(),
+                **provenance(versions(), "make_microsoft.py golden"),
                 "notes": "the module as it is, nothing patched; dropouts 0, eval mode",
                 "config": config,
                 "normalize": config["normalize"],
                 "seed": seed,
                 "scale": scale,
-                "utterances": UTTERANCES,
-                "equal": EQUAL,
-                "frames": frames,
-                "noise": measure_noise(arrays, exact, frames),
-                "health": health(build(source, config, seed, scale), config, arrays),
-                "state": describe(model),
             }
-            stored = {name: value.numpy() for name, value in arrays.items()}
-            stored["padded/frames"] = np.array(frames["padded"], dtype=np.int64)
-            write(out / f"{case}_{scale}", document, stored)
+            write_case(
+                out, about, model, arrays, exact, frames, health(build(module, config, seed, scale), config, arrays)
+            )
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -269,17 +252,17 @@ CHECKPOINTS = {
 }
 
 
-def make_checkpoints(source: types.ModuleType, out: Path) -> None:
+def make_checkpoints(out: Path, source: Path) -> None:
     """Writes both checkpoints and what the module computes with them."""
-    out.mkdir(parents=True, exist_ok=True)
+    module = import_source(source)
     documents: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
     for name, (family, seed, about, fields) in CHECKPOINTS.items():
-        config = configure(source, fields)
-        torch.save({"cfg": config, "model": build(source, config, seed, "lively").state_dict()}, out / name)
+        config = configure(module, fields)
+        torch.save({"cfg": config, "model": build(module, config, seed, "lively").state_dict()}, out / name)
         # Read back as the module's README says.
         checkpoint = torch.load(out / name, weights_only=True)
-        model = source.WavLM(source.WavLMConfig(checkpoint["cfg"]))
+        model = module.WavLM(module.WavLMConfig(checkpoint["cfg"]))
         model.load_state_dict(checkpoint["model"])
         wave = normaliser(config)(torch.from_numpy(waveform(UTTERANCE)))[None]
         with torch.no_grad():
@@ -295,9 +278,7 @@ def make_checkpoints(source: types.ModuleType, out: Path) -> None:
         }
         print(f"{name}: {(out / name).stat().st_size / 1000:.0f} kB")
     document = {
-        "reference": versions(),
-        "script": "tests/golden/make_microsoft.py checkpoints",
-        "date": datetime.date.today().isoformat(),
+        **provenance(versions(), "make_microsoft.py checkpoints"),
         "utterance": UTTERANCE,
         "files": documents,
     }
@@ -307,17 +288,12 @@ def make_checkpoints(source: types.ModuleType, out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the maker."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["golden", "checkpoints"])
-    parser.add_argument("--source", type=Path, required=True, help="folder with WavLM.py and modules.py")
-    parser.add_argument("--out", type=Path, help="output folder (default: its place in the repository)")
-    arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    source = import_source(arguments.source)
-    if arguments.what == "golden":
-        make_golden(source, arguments.out or HERE / "data")
-    else:
-        make_checkpoints(source, arguments.out or HERE.parent / "data")
+    command_line(
+        __doc__,
+        {"golden": (make_golden, HERE / "data"), "checkpoints": (make_checkpoints, HERE.parent / "data")},
+        argv,
+        source="folder with WavLM.py and modules.py",
+    )
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ Each takes `--out DIR`. Configurations, stages and files are handled as in `make
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import datetime
 import functools
 import io
 import tempfile
@@ -49,7 +47,7 @@ from make_fairseq import (
     versions,
 )
 from omegaconf import OmegaConf, open_dict
-from recording import UTTERANCE, UTTERANCES, compute, describe, fill, measure_noise, state_rms, write
+from recording import UTTERANCE, command_line, compute, describe, fill, provenance, state_rms, write, write_case
 from torch import nn
 
 ADAPTED = {"layer_type": "trf_adp", "adp_num": 1, "adp_dim": 8, "adp_act_fn": "relu", "adp_trf_idx": "all"}
@@ -69,7 +67,6 @@ def first_adapter(model: nn.Module) -> nn.Module:
 
 def make_golden(out: Path) -> None:
     """Writes `<case>_<scale>.json` and `.npz` for every case and both scales."""
-    out.mkdir(parents=True, exist_ok=True)
     for case, (seed, fields, normalize) in CASES.items():
         for scale in ("usual", "lively"):
             config = make_config(fields, {**WAV2VEC2_TASK, "normalize": normalize})
@@ -78,30 +75,29 @@ def make_golden(out: Path) -> None:
             arrays, frames = compute(*runner(model, normalize), torch.float32, short=True)
             double = first_adapter(in_double(build(config, seed, scale)[1]))
             exact, _ = compute(*runner(double, normalize), torch.float64, short=True)
-            document = {
+            about = {
                 "case": f"{case}_{scale}",
                 "family": "wav2vec2",
-                "reference": versions(),
-                "script": "tests/golden/make_mms.py golden",
-                "date": datetime.date.today().isoformat(),
+                **provenance(versions(), "make_mms.py golden"),
                 "notes": "fairseq as installed, nothing patched; corpus_key [0]; dropouts 0, eval mode; no equal/* and "
                 "no padded/grad/*",
                 "config": plain(config),
                 "normalize": normalize,
                 "seed": seed,
                 "scale": scale,
-                "utterances": UTTERANCES,
-                "frames": frames,
-                "noise": measure_noise(arrays, exact, frames),
-                "health": {
+            }
+            write_case(
+                out,
+                about,
+                model,
+                arrays,
+                exact,
+                frames,
+                {
                     "attention_entropy": attention_entropy(model, normalize),
                     "state_rms": state_rms(arrays, config.model.encoder_layers),
                 },
-                "state": describe(model),
-            }
-            stored = {name: value.numpy() for name, value in arrays.items()}
-            stored["padded/frames"] = np.array(frames["padded"], dtype=np.int64)
-            write(out / f"{case}_{scale}", document, stored)
+            )
 
 
 def make_lid(path: Path, seed: int) -> tuple[dict[str, Any], np.ndarray]:
@@ -137,7 +133,6 @@ def make_lid(path: Path, seed: int) -> tuple[dict[str, Any], np.ndarray]:
 
 def make_checkpoints(out: Path) -> None:
     """Writes a fine-tuned model whose language stands beside it, and what fairseq computes with both together."""
-    out.mkdir(parents=True, exist_ok=True)
     name, seed = "mms.pt", 411
     with tempfile.TemporaryDirectory() as scratch:
         files, parent = Checkpoints(out, Path(scratch)), Path(scratch) / "parent.pt"
@@ -172,9 +167,7 @@ def make_checkpoints(out: Path) -> None:
         logits = model(source=source, padding_mask=None, corpus_key=[0])["encoder_out"][:, 0]
     lid = {"mms_lid.pt": make_lid(out / "mms_lid.pt", 412)}
     document = {
-        "reference": versions(),
-        "script": "tests/golden/make_mms.py checkpoints",
-        "date": datetime.date.today().isoformat(),
+        **provenance(versions(), "make_mms.py checkpoints"),
         "utterance": UTTERANCE,
         "files": {
             name: {
@@ -197,15 +190,12 @@ def make_checkpoints(out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the maker."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["golden", "checkpoints"])
-    parser.add_argument("--out", type=Path, help="output folder (default: its place in the repository)")
-    arguments = parser.parse_args(argv)
     prepare()
-    if arguments.what == "golden":
-        make_golden(arguments.out or HERE / "data")
-    else:
-        make_checkpoints(arguments.out or HERE.parent / "data")
+    command_line(
+        __doc__,
+        {"golden": (make_golden, HERE / "data"), "checkpoints": (make_checkpoints, HERE.parent / "data")},
+        argv,
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import platform
 import sys
 import tempfile
 import types
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 import torchaudio
 from generator import tensors, waveform
-from recording import SPEECH, UTTERANCE, UTTERANCES, describe, write
+from recording import SPEECH, UTTERANCE, UTTERANCES, command_line, describe, write
 from torch import Tensor, nn
 from torchaudio.compliance import kaldi
 
@@ -210,25 +211,19 @@ def record_checkpoints(folder: Path) -> None:
     save(folder / "expected", {"utterance": UTTERANCE, "seed": SEED + 1, "scale": "lively", "files": files}, arrays)
 
 
-def main() -> None:
-    """Runs the part that was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("golden", "checkpoints"))
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.part == "golden":
-        folder = arguments.out or HERE / "spectral"
-        folder.mkdir(parents=True, exist_ok=True)
-        record_transforms(folder)
-        record_baselines(folder)
-        for name in CASES:
-            for scale in ("usual", "lively"):
-                record_model(name, scale, folder)
-    else:
-        folder = arguments.out or HERE.parent / "data" / "s3prl"
-        folder.mkdir(parents=True, exist_ok=True)
-        record_checkpoints(folder)
+def make_golden(folder: Path) -> None:
+    """Front ends, baselines and models."""
+    record_transforms(folder)
+    record_baselines(folder)
+    for name in CASES:
+        for scale in ("usual", "lively"):
+            record_model(name, scale, folder)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line of the maker."""
+    places = HERE / "spectral", HERE.parent / "data" / "s3prl"
+    command_line(__doc__, {"golden": (make_golden, places[0]), "checkpoints": (record_checkpoints, places[1])}, argv)
 
 
 if __name__ == "__main__":

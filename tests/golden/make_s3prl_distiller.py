@@ -12,31 +12,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import io
-import math
-import platform
-import types
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import recording
 import torch
 from generator import waveform
 from recording import (
-    EQUAL,
     UTTERANCE,
     UTTERANCES,
     Run,
     Stages,
+    command_line,
     compute,
     describe,
     fill,
-    measure_noise,
+    in_double,
+    provenance,
+    query_entropy,
     state_rms,
     write,
+    write_case,
 )
 from s3prl.upstream.distiller.builder import PretrainedDistiller
 from s3prl.upstream.distiller.model import DistillerConfig, DistillerModel
@@ -100,14 +99,6 @@ def build(fields: dict[str, Any], seed: int, scale: str) -> nn.Module:
     return fill(model, seed, scale)
 
 
-def in_double(model: nn.Module) -> nn.Module:
-    """The same model in float64, also inside the norm that it computes in float32 whatever the input."""
-    for module in model.modules():
-        if type(module).__name__.startswith("Fp32"):
-            module.forward = types.MethodType(type(module).__bases__[0].forward, module)
-    return model.double()
-
-
 def runner(model: nn.Module) -> Run:
     """Runs the model as s3prl's `PretrainedDistiller` does: raw waveforms, and a mask whether padded or not."""
 
@@ -137,67 +128,44 @@ def runner(model: nn.Module) -> Run:
 
 def attention_entropy(model: nn.Module) -> list[float]:
     """Mean entropy of each layer's attention on the longest utterance, as a fraction of that of even attention."""
-    entropies: list[float] = []
-
-    def measure(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        query = kwargs["query"][:, 0]
-        heads = (len(query), module.num_heads, module.head_dim)
-        q, k = module.q_proj(query).view(heads), module.k_proj(query).view(heads)
-        weights = (torch.einsum("qhd,khd->hqk", q, k) * module.scaling).softmax(-1)
-        entropies.append(float(-(weights * weights.clamp_min(1e-30).log()).sum(-1).mean() / math.log(len(query))))
-
-    hooks = [layer.self_attn.register_forward_pre_hook(measure, with_kwargs=True) for layer in model.encoder.layers]
-    with torch.no_grad():
-        runner(model)(torch.from_numpy(waveform(UTTERANCES[1]))[None], None)
-    for hook in hooks:
-        hook.remove()
-    return [round(value, 3) for value in entropies]
+    longest = torch.from_numpy(waveform(UTTERANCES[1]))[None]
+    return query_entropy(model.encoder.layers, lambda: runner(model)(longest, None))
 
 
-def versions() -> dict[str, str]:
+def versions() -> dict[str, Any]:
     """What made the data."""
-    return {
-        "distribution": "s3prl",
-        "version": version("s3prl"),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }
+    return recording.versions("s3prl", version=version("s3prl"))
 
 
 def make_golden(out: Path) -> None:
     """Writes `distilhubert_<scale>.json` and `.npz` for both scales."""
-    out.mkdir(parents=True, exist_ok=True)
     for scale in ("usual", "lively"):
         model = build(BASE, SEED, scale)
         arrays, frames = compute(model, runner(model), lambda wave: wave, torch.float32)
         double = in_double(build(BASE, SEED, scale))
         exact, _ = compute(double, runner(double), lambda wave: wave, torch.float64)
         assert frames["padded"] == frames["single"]
-        document = {
+        about = {
             "case": f"distilhubert_{scale}",
             "family": "distilhubert",
             "dialect": "s3prl_distiller",
-            "reference": versions(),
-            "script": "tests/golden/make_s3prl_distiller.py golden",
-            "date": datetime.date.today().isoformat(),
+            **provenance(versions(), "make_s3prl_distiller.py golden"),
             "notes": "s3prl as installed, nothing patched; dropouts 0, eval mode. State 0 is what enters the first "
             "layer; s3prl's own list begins with the projection instead, zero where padded",
             "config": {"distiller": BASE},
             "normalize": False,
             "seed": SEED,
             "scale": scale,
-            "utterances": UTTERANCES,
-            "equal": EQUAL,
-            "frames": frames,
-            "noise": measure_noise(arrays, exact, frames),
-            "health": {"attention_entropy": attention_entropy(model), "state_rms": state_rms(arrays, 2)},
-            "state": describe(model),
         }
-        stored = {name: value.numpy() for name, value in arrays.items()}
-        stored["padded/frames"] = np.array(frames["padded"], dtype=np.int64)
-        write(out / f"distilhubert_{scale}", document, stored)
+        write_case(
+            out,
+            about,
+            model,
+            arrays,
+            exact,
+            frames,
+            {"attention_entropy": attention_entropy(model), "state_rms": state_rms(arrays, 2)},
+        )
 
 
 def make_checkpoints(out: Path) -> None:
@@ -224,9 +192,7 @@ def make_checkpoints(out: Path) -> None:
     with torch.no_grad():
         *_, hidden = loaded([torch.from_numpy(waveform(UTTERANCE))], get_hidden=True)
     document = {
-        "reference": versions(),
-        "script": "tests/golden/make_s3prl_distiller.py checkpoints",
-        "date": datetime.date.today().isoformat(),
+        **provenance(versions(), "make_s3prl_distiller.py checkpoints"),
         "utterance": UTTERANCE,
         "files": {
             name: {
@@ -245,15 +211,11 @@ def make_checkpoints(out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the maker."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["golden", "checkpoints"])
-    parser.add_argument("--out", type=Path, help="output folder (default: its place in the repository)")
-    arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    if arguments.what == "golden":
-        make_golden(arguments.out or HERE / "data")
-    else:
-        make_checkpoints(arguments.out or HERE.parent / "data")
+    command_line(
+        __doc__,
+        {"golden": (make_golden, HERE / "data"), "checkpoints": (make_checkpoints, HERE.parent / "data")},
+        argv,
+    )
 
 
 if __name__ == "__main__":

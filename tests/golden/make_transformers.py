@@ -10,11 +10,8 @@ Each takes `--out DIR`. Attention is the eager one everywhere; WavLM has its own
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
 import os
-import platform
 import shutil
 import tempfile
 import warnings
@@ -25,6 +22,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
+import recording
 import safetensors
 import torch
 import transformers
@@ -34,15 +32,16 @@ from recording import (
     UTTERANCES,
     Run,
     Stages,
+    command_line,
     compute,
-    describe,
     entropy,
     fill,
-    measure_noise,
     pad,
+    provenance,
     state_rms,
     torch_attention,
     write,
+    write_case,
 )
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -231,17 +230,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def versions() -> dict[str, str]:
+def versions() -> dict[str, Any]:
     """What made the data."""
-    return {
-        "distribution": "transformers",
-        "version": transformers.__version__,
-        "torch": str(torch.__version__),
-        "safetensors": safetensors.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }
+    packages = {"version": transformers.__version__, "safetensors": safetensors.__version__}
+    return recording.versions("transformers", **packages)
 
 
 def health(model: PreTrainedModel, prepare: Callable[[Tensor], Tensor], arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,7 +250,6 @@ def health(model: PreTrainedModel, prepare: Callable[[Tensor], Tensor], arrays: 
 
 def make_golden(out: Path) -> None:
     """Writes `<case>_<scale>.json` and `.npz` for every case and both scales."""
-    out.mkdir(parents=True, exist_ok=True)
     for case, (family, seed, fields, flags) in CASES.items():
         processor = Wav2Vec2FeatureExtractor(**flags)
         check_processor(processor)
@@ -291,13 +282,11 @@ def make_golden(out: Path) -> None:
                 config, flags_file = (
                     read_json(Path(folder) / name) for name in ("config.json", "preprocessor_config.json")
                 )
-            document = {
+            about = {
                 "case": f"{case}_{scale}",
                 "family": family_name(family, fields),
                 "dialect": "huggingface",
-                "reference": versions(),
-                "script": "tests/golden/make_transformers.py golden",
-                "date": datetime.date.today().isoformat(),
+                **provenance(versions(), "make_transformers.py golden"),
                 "notes": ". ".join(notes),
                 "class": type(model).__name__,
                 "hf_config": config,
@@ -305,15 +294,8 @@ def make_golden(out: Path) -> None:
                 "normalize": flags["do_normalize"],
                 "seed": seed,
                 "scale": scale,
-                "utterances": UTTERANCES,
-                "frames": frames,
-                "noise": measure_noise({k: v for k, v in arrays.items() if k in exact}, exact, frames),
-                "health": health(model, normalise, arrays),
-                "state": describe(model),
             }
-            stored = {name: value.numpy() for name, value in arrays.items()}
-            stored["padded/frames"] = np.array(frames["padded"], dtype=np.int64)
-            write(out / f"{case}_{scale}", document, stored)
+            write_case(out, about, model, arrays, exact, frames, health(model, normalise, arrays))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -485,7 +467,6 @@ def write_sharded(model: PreTrainedModel, folder: Path) -> None:
 
 def make_folders(out: Path) -> None:
     """Writes every folder, and what transformers computes with them."""
-    out.mkdir(parents=True, exist_ok=True)
     folders = Folders(out)
     add = folders.add
     add("base_safetensors", "bare model, no prefix", "Wav2Vec2", "Model", 141, TINY, NORMALISED)
@@ -534,9 +515,7 @@ def make_folders(out: Path) -> None:
     fields = {**CONFORMER, **SMALL, **HEADS, "position_embeddings_type": "relative"}
     add("conformer_pretraining", about, "Wav2Vec2Conformer", "ForPreTraining", 152, fields, MASKED, legacy=True)
     document = {
-        "reference": versions(),
-        "script": "tests/golden/make_transformers.py folders",
-        "date": datetime.date.today().isoformat(),
+        **provenance(versions(), "make_transformers.py folders"),
         "utterance": UTTERANCE,
         "folders": folders.documents,
     }
@@ -546,15 +525,12 @@ def make_folders(out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the maker."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["golden", "folders"])
-    parser.add_argument("--out", type=Path, help="output folder (default: its place in the repository)")
-    arguments = parser.parse_args(argv)
     prepare()
-    if arguments.what == "golden":
-        make_golden(arguments.out or HERE / "data")
-    else:
-        make_folders(arguments.out or HERE.parent / "data" / "hf")
+    command_line(
+        __doc__,
+        {"golden": (make_golden, HERE / "data"), "folders": (make_folders, HERE.parent / "data" / "hf")},
+        argv,
+    )
 
 
 if __name__ == "__main__":

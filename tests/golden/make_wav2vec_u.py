@@ -9,8 +9,6 @@ refuses its mutable default, which a throw-away copy has as a factory. Weights a
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import importlib.util
 import logging
 import platform
@@ -29,7 +27,7 @@ from fairseq.data import Dictionary
 from fairseq.data.data_utils import post_process
 from generator import uniform
 from omegaconf import OmegaConf
-from recording import SLICE, describe, fill, write
+from recording import SLICE, command_line, describe, fill, provenance, write
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
@@ -242,7 +240,6 @@ def transcripts(module: Any, model: Any, dictionary: Dictionary, decoder: type, 
 
 def make_golden(out: Path) -> None:
     module, decoder = load_module(), load_decoder()
-    out.mkdir(parents=True, exist_ok=True)
     for case, (seed, fields, segmentation, symbols) in CASES.items():
         dictionary = make_dictionary(symbols)
         for scale in ("usual", "lively"):
@@ -255,9 +252,7 @@ def make_golden(out: Path) -> None:
             document = {
                 "case": f"{case}_{scale}",
                 "family": "wav2vec_u",
-                "reference": versions(),
-                "script": "tests/golden/make_wav2vec_u.py golden",
-                "date": datetime.date.today().isoformat(),
+                **provenance(versions(), "make_wav2vec_u.py golden"),
                 "notes": "the mutable default of Wav2vec_UConfig as a factory, nothing else patched; eval mode",
                 "config": plain(config),
                 "symbols": dictionary.symbols,
@@ -298,9 +293,7 @@ def make_segmenters(module: types.ModuleType, out: Path) -> None:
             (arrays[f"{name}/{mode}/grad"],) = torch.autograd.grad(values.pow(3).sum(), [source])
     document = {
         "case": "segmenters",
-        "reference": versions(),
-        "script": "tests/golden/make_wav2vec_u.py golden",
-        "date": datetime.date.today().isoformat(),
+        **provenance(versions(), "make_wav2vec_u.py golden"),
         "random_seed": SEED,
         "segmenters": SEGMENTERS,
     }
@@ -310,7 +303,6 @@ def make_segmenters(module: types.ModuleType, out: Path) -> None:
 def make_checkpoints(out: Path) -> None:
     """The top level that fairseq's trainer writes, with the configuration as a DictConfig and as plain values."""
     module = load_module()
-    out.mkdir(parents=True, exist_ok=True)
     seed, fields, segmentation, symbols = CASES["second"]
     dictionary = make_dictionary(symbols)
     dictionary.save(str(out / "dict.txt"))
@@ -339,9 +331,7 @@ def make_checkpoints(out: Path) -> None:
             mask = torch.zeros(1, len(item), dtype=torch.bool)
             arrays[f"logits{i}"] = model.generator(item[None], None, mask)["dense_x"][0].numpy()
     document = {
-        "reference": versions(),
-        "script": "tests/golden/make_wav2vec_u.py checkpoints",
-        "date": datetime.date.today().isoformat(),
+        **provenance(versions(), "make_wav2vec_u.py checkpoints"),
         "seed": seed,
         "scale": "lively",
         "symbols": dictionary.symbols,
@@ -361,17 +351,16 @@ def versions() -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the maker."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["golden", "checkpoints"])
-    parser.add_argument("--out", type=Path, help="output folder (default: its place in the repository)")
-    arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
-    if arguments.what == "golden":
-        make_golden(arguments.out or HERE / "data" / "wav2vec_u")
-    else:
-        make_checkpoints(arguments.out or HERE.parent / "data" / "wav2vec_u")
+    command_line(
+        __doc__,
+        {
+            "golden": (make_golden, HERE / "data" / "wav2vec_u"),
+            "checkpoints": (make_checkpoints, HERE.parent / "data" / "wav2vec_u"),
+        },
+        argv,
+    )
 
 
 if __name__ == "__main__":

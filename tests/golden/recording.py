@@ -1,11 +1,15 @@
-"""What makers record of a reference, whatever toolkit it is from: stages, gradients, noise. torch and NumPy only."""
+"""What makers share, whatever they record: command line, stages, gradients, noise, files. torch and NumPy only."""
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import json
 import math
+import platform
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +21,7 @@ from generator import tensors, waveform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+HERE = Path(__file__).resolve().parent
 SLICE = 64  # values kept of each parameter's gradient
 SPEECH = ("2412-153948-0000.flac", "2412-153948-0001.flac")
 # Lengths that are no multiple of the hop, not sorted; a quiet utterance off centre, a loud one, an ordinary one.
@@ -54,6 +59,54 @@ class Stages:
 
 
 Run = Callable[[Tensor, Tensor | None], Stages]  # waveforms (B, S) and their mask (B, S), True where padded, or None
+
+
+def command_line(
+    description: str,
+    makers: Mapping[str, tuple[Callable[..., None], Path]],
+    argv: Sequence[str] | None = None,
+    **folders: str,
+) -> None:
+    """Runs one part of a maker, on one thread.
+
+    Args:
+        description: Text of the help.
+        makers: What can be asked for: what makes it, given a folder that is there, and where it belongs.
+        argv: The arguments; None: those of the process.
+        folders: Other folders that the maker takes, by name, and what they are for.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=list(makers))
+    for name, about in folders.items():
+        parser.add_argument(f"--{name}", type=Path, required=True, help=about)
+    parser.add_argument("--out", type=Path, help="output folder (default: its place in the repository)")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    make, place = makers[arguments.what]
+    out = arguments.out or place
+    out.mkdir(parents=True, exist_ok=True)
+    make(out, **{name: getattr(arguments, name) for name in folders})
+
+
+def versions(distribution: str, **packages: Any) -> dict[str, Any]:
+    """What made the data: a reference, what else its values may depend on, and what runs it."""
+    return {
+        "distribution": distribution,
+        **packages,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def provenance(reference: Mapping[str, Any], script: str) -> dict[str, Any]:
+    """Where values come from, for the head of a file."""
+    return {
+        "reference": reference,
+        "script": f"tests/golden/{script}",
+        "date": datetime.date.today().isoformat(),
+    }
 
 
 def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
@@ -181,6 +234,14 @@ def measure_noise(
     return {kind: float(f"{value:.2e}") for kind, value in noise.items()}
 
 
+def in_double(model: nn.Module) -> nn.Module:
+    """The same model in float64, also inside the norms that compute in float32 whatever the input."""
+    for module in model.modules():
+        if type(module).__name__ in ("Fp32LayerNorm", "Fp32GroupNorm"):
+            module.forward = types.MethodType(type(module).__bases__[0].forward, module)
+    return model.double()
+
+
 def state_rms(arrays: Mapping[str, Any], layers: int) -> list[float]:
     """Root mean square of each hidden state of the longest utterance."""
     return [round(float(arrays[f"single1/{k}"].pow(2).mean().sqrt()), 3) for k in range(layers + 1)]
@@ -190,6 +251,24 @@ def entropy(weights: Tensor) -> float:
     """Mean entropy of attention (..., T, T), as a fraction of that of even attention."""
     value = -(weights * weights.clamp_min(1e-30).log()).sum(-1).mean() / math.log(weights.shape[-1])
     return round(float(value), 3)
+
+
+def query_entropy(layers: Iterable[nn.Module], run: Callable[[], object]) -> list[float]:
+    """Entropy of each layer's attention, in `run`, as fairseq's class computes it from (T, B, D); of the first item."""
+    entropies: list[float] = []
+
+    def measure(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        query = kwargs["query"][:, 0]
+        heads = (len(query), module.num_heads, module.head_dim)
+        q, k = module.q_proj(query).view(heads), module.k_proj(query).view(heads)
+        entropies.append(entropy((torch.einsum("qhd,khd->hqk", q, k) * module.scaling).softmax(-1)))
+
+    hooks = [layer.self_attn.register_forward_pre_hook(measure, with_kwargs=True) for layer in layers]
+    with torch.no_grad():
+        run()
+    for hook in hooks:
+        hook.remove()
+    return entropies
 
 
 @contextmanager
@@ -211,6 +290,40 @@ def torch_attention() -> Iterator[list[Tensor]]:
         yield seen
     finally:
         F.multi_head_attention_forward = original
+
+
+def write_case(
+    out: Path,
+    about: Mapping[str, Any],
+    model: nn.Module,
+    arrays: Mapping[str, Any],
+    exact: Mapping[str, Any],
+    frames: Mapping[str, Sequence[int]],
+    health: Mapping[str, Any],
+) -> None:
+    """Writes a golden case.
+
+    Args:
+        out: Folder.
+        about: Its name as `case`, and all that was chosen.
+        model: The model that was recorded.
+        arrays: What `compute` gave in float32, and perhaps more.
+        exact: The same in float64.
+        frames: Valid frames of every call.
+        health: Whether the case can see what it is for.
+    """
+    document = {
+        **about,
+        "utterances": UTTERANCES,
+        **({"equal": EQUAL} if "equal" in frames else {}),
+        "frames": frames,
+        "noise": measure_noise({name: value for name, value in arrays.items() if name in exact}, exact, frames),
+        "health": health,
+        "state": describe(model),
+    }
+    stored = {name: value.numpy() for name, value in arrays.items()}
+    stored["padded/frames"] = np.array(frames["padded"], dtype=np.int64)
+    write(out / about["case"], document, stored)
 
 
 def write(stem: Path, document: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import zoo
 from tests.golden import spectral as golden
 from zoo.layers import spectral
+from zoo.layers.lengths import frame_mask
 from zoo.models import _spectral, tera
 
 Patch = pytest.MonkeyPatch
@@ -94,21 +95,21 @@ def zero_slopes(x: Tensor, lengths: Tensor, window: int) -> Tensor:
     y = F.pad(x, (0, 0, 2, 2))
     t = x.shape[1]
     slope = (y[:, 3 : 3 + t] - y[:, 1 : 1 + t] + 2 * (y[:, 4 : 4 + t] - y[:, :t])) / 10
-    return slope.masked_fill(spectral.frame_mask(lengths, t)[:, :, None], 0.0)
+    return slope.masked_fill(frame_mask(lengths, t)[:, :, None], 0.0)
 
 
 def dithered(frames: Tensor, fft: int) -> Tensor:
-    return ORIGINAL_TRANSFORM(frames + 1e-5 * torch.randn(frames.shape), fft)
+    return ORIGINAL_WINDOW(frames + 1e-5 * torch.randn(frames.shape), fft)
 
 
 def first_sample_emphasised(frames: Tensor, fft: int) -> Tensor:
     """Pre-emphasis before the mean is removed, so that a part of the mean stays."""
     emphasised = frames - 0.97 * F.pad(frames[..., :-1], (1, 0))
-    return torch.fft.rfft(emphasised * spectral.povey_window(frames.shape[-1]), fft)
+    return F.pad(emphasised * spectral.povey_window(frames.shape[-1]), (0, fft - frames.shape[-1]))
 
 
 ORIGINAL_POWER, ORIGINAL_CMVN = spectral.power_spectrum, spectral.normalise_frames
-ORIGINAL_TRANSFORM = spectral._kaldi_transform
+ORIGINAL_WINDOW = spectral._kaldi_window
 ORIGINAL_LOG_MEL = spectral.log_mel
 
 TRANSFORM_CANARIES: dict[str, Callable[[Patch], None]] = {
@@ -124,8 +125,8 @@ TRANSFORM_CANARIES: dict[str, Callable[[Patch], None]] = {
     "floor of Kaldi's energies": replaced("KALDI_FLOOR", 1e-4),
     "pre-emphasis": replaced("PRE_EMPHASIS", 0.96),
     "no pre-emphasis": replaced("PRE_EMPHASIS", 0.0),
-    "mean not removed": replaced("_kaldi_transform", first_sample_emphasised),
-    "dither": replaced("_kaldi_transform", dithered),
+    "mean not removed": replaced("_kaldi_window", first_sample_emphasised),
+    "dither": replaced("_kaldi_window", dithered),
     "zeros at the edges": replaced("power_spectrum", zero_edges),
     "magnitude instead of power": changed("power_spectrum", torch.sqrt),
     "lifter": replaced("CEPSTRAL_LIFTER", 21.0),
@@ -180,17 +181,17 @@ def activation(function: Callable[[Tensor], Tensor]) -> Callable[[torch.nn.Modul
 
 def halves(frames: int, width: int) -> Tensor:
     """Sines in the first half of the columns, cosines in the second."""
-    table = tera_sinusoids(frames, width)
+    table = SINUSOIDS(frames, width)
     return torch.cat([table[:, 0::2], table[:, 1::2]], 1)
 
 
-tera_sinusoids = tera._sinusoids
+SINUSOIDS = tera.sinusoids
 MODEL_CANARIES: dict[str, tuple[str, Callable[[torch.nn.Module, Patch], None]]] = {
     "query and key swapped": ("tera_lively", swapped),
     "eps of the norms": ("tera_usual", eps),
     "tanh GELU": ("tera_usual", activation(lambda x: F.gelu(x, approximate="tanh"))),
     "ReLU instead of swish": ("mockingjay_linear_usual", activation(F.relu)),
-    "positions in halves": ("tera_usual", hidden("_sinusoids", halves)),
+    "positions in halves": ("tera_usual", hidden("sinusoids", halves)),
     "padding not masked": ("tera_lively", hidden("SILENT", 0.0)),
     "longer chunks": ("tera_chunked_usual", config(chunk_frames=16)),
     "no chunks": ("tera_chunked_usual", config(chunk_frames=0)),

@@ -146,12 +146,15 @@ def _plain(value: Any, levels: int = MAX_CONFIG_DEPTH) -> Any:
     return value if kept else str(value)
 
 
-def open_conversion(path: Path, preset: str | None = None, allow_nonfinite: bool = False) -> Conversion:
+def open_conversion(
+    path: Path, preset: str | None = None, *, language: str | None = None, allow_nonfinite: bool = False
+) -> Conversion:
     """Open a checkpoint of another toolkit, find its dialect and match its tensors; reads no tensor.
 
     Args:
         path: a file or folder.
         preset: a registry name whose configuration is taken instead of what the file says of itself.
+        language: which one, of a file that holds several.
         allow_nonfinite: whether its tensors may hold NaN or infinity.
 
     Raises:
@@ -161,7 +164,7 @@ def open_conversion(path: Path, preset: str | None = None, allow_nonfinite: bool
     source = open_source(path)
     try:
         refuse_unsupported(source)
-        dialect, reading, unread = _read(source, preset)
+        dialect, reading, unread = _read(source, preset, language)
         reading = unfold(reading)
         assignment = match(reading)
         _check_dtypes(reading, assignment)
@@ -175,9 +178,15 @@ def open_conversion(path: Path, preset: str | None = None, allow_nonfinite: bool
         raise CheckpointError(f"{path} cannot be converted: {error}") from None
 
 
-def _read(source: Source, preset: str | None) -> tuple[str, Reading, tuple[str, ...]]:
+def _read(source: Source, preset: str | None, language: str | None) -> tuple[str, Reading, tuple[str, ...]]:
     """Name of the layout, what is in the file, and which fields of its configuration nobody looked at."""
     dialect = next((dialect for dialect in dialects().values() if dialect.recognise(source)), None)
+    if language is not None:
+        if dialect is None or dialect.pick is None:
+            raise CheckpointError(
+                f"the language {shown(language)} was asked for, but it holds none to choose from; ask for none"
+            )
+        dialect.pick(source, language)
     if dialect is not None and preset is None:
         root = Recorded(source.root)
         reading = dialect.read(Unwritten(root, source.path, source.container, source.globals))

@@ -126,6 +126,8 @@ class Dialect:
         write: what is to be written. What it makes is read again by `read`, and a model that does not come back as it
             was is refused; so it need not look for what the layout cannot say.
         unsaid: configuration fields that the layout has no place for: what is read has its toolkit's own values.
+        pick: leaves one language of a file that holds several, before it is read; raises CheckpointError. None: no file
+            of this layout holds several.
     """
 
     name: str
@@ -136,3 +138,4 @@ class Dialect:
     holds: Callable[[Config], bool] = lambda config: False
     write: Callable[[Checkpoint], Export] | None = None
     unsaid: frozenset[str] = frozenset()
+    pick: Callable[[Source, str], None] | None = None

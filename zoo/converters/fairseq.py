@@ -205,14 +205,36 @@ def _with_language(root: Mapping[str, Any]) -> Mapping[str, Any]:
         return root
     if len(languages) != 1:
         raise CheckpointError(
-            f"it holds adapters of {len(languages)} languages to choose from; "
-            "save a copy whose 'adapter' holds the one language that you want"
+            f"it holds adapters of {len(languages)} languages ({_some(languages)}); "
+            "choose one with `python -m zoo.convert --language`"
         )
     ((language, own),) = languages.items()
     if not isinstance(own, Mapping) or not isinstance(own.get("model"), Mapping):
         raise CheckpointError(f"its adapter of the language {shown(language)} holds no tensors; give the original file")
     state = {**_task_state(root), **_task_state(own)}
     return {**root, "model": {**root["model"], **own["model"]}, "task_state": state, "language": str(language)}
+
+
+def pick(source: Source, language: str) -> None:
+    """Leave one language of a file that holds adapters of several.
+
+    Raises:
+        CheckpointError: when it has no such language.
+    """
+    languages = source.root.get("adapter")
+    if not isinstance(languages, Mapping):
+        raise CheckpointError(
+            f"the language {shown(language)} was asked for, but it holds none to choose from; ask for none"
+        )
+    if language not in languages:
+        raise CheckpointError(f"it holds no adapter of the language {shown(language)}; it has {_some(languages)}")
+    source.root = {**source.root, "adapter": {language: languages[language]}}
+
+
+def _some(languages: Mapping[str, Any]) -> str:
+    """Names of a few languages."""
+    names = sorted(map(str, languages))
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _sections(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -299,6 +321,7 @@ DIALECT = Dialect(
     name="fairseq",
     recognise=recognise,
     read=read,
+    pick=pick,
     keys=keys,
     target="fairseq",
     holds=lambda config: "fairseq" in families()[config.family].says,

@@ -30,6 +30,11 @@ def min_samples(kernels_and_strides: Sequence[tuple[int, int]]) -> int:
     return samples
 
 
+def frame_mask(lengths: Tensor, size: int) -> Tensor:
+    """(B, size) mask, True from each item's length on."""
+    return torch.arange(size, device=lengths.device)[None, :] >= lengths[:, None]
+
+
 @dataclass(frozen=True)
 class Valid:
     """True lengths of the items of a padded batch.
@@ -52,7 +57,7 @@ class Valid:
 
     def padding_mask(self, size: int) -> Tensor:
         """(B, size) mask, True from each item's length on."""
-        return torch.arange(size, device=self.lengths.device)[None, :] >= self.lengths[:, None]
+        return frame_mask(self.lengths, size)
 
     def reshaped_padding_mask(self, samples: int, frames: int) -> Tensor:
         """Frame mask made by reshaping the sample mask, as fairseq's HuBERT and Microsoft's WavLM make it.

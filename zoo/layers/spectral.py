@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.layers.lengths import frame_mask
+
 KALDI_FLOOR = 2.0**-23  # of energies before the logarithm: the smallest step of float32 at 1
 PRE_EMPHASIS = 0.97
 CEPSTRAL_LIFTER = 22.0
@@ -87,9 +89,11 @@ def kaldi_cosines(bands: int, cepstra: int) -> Tensor:
     return cosines * (1.0 + 0.5 * CEPSTRAL_LIFTER * torch.sin(math.pi * order / CEPSTRAL_LIFTER))
 
 
-def frame_mask(lengths: Tensor, size: int) -> Tensor:
-    """(B, size) mask, True from each item's length on."""
-    return torch.arange(size, device=lengths.device)[None, :] >= lengths[:, None]
+def above_zero(x: Tensor, eps: float = 1e-10) -> Tensor:
+    """x + eps, for what is not negative."""
+    if torch.onnx.is_in_onnx_export():  # whose optimiser leaves out the addition of a constant below 1e-8
+        return x + torch.full_like(x, eps)
+    return x + eps
 
 
 def normalise_level(waveforms: Tensor, lengths: Tensor, level_db: float) -> Tensor:
@@ -104,7 +108,7 @@ def normalise_level(waveforms: Tensor, lengths: Tensor, level_db: float) -> Tens
     silent = power == 0  # whose root has no gradient
     rms = power.masked_fill(silent, 1.0).sqrt().masked_fill(silent, 0.0)
     level: float = 10.0 ** (level_db / 20.0)
-    return waveforms * (level / (rms + 1e-10))[:, None]
+    return waveforms * (level / above_zero(rms))[:, None]
 
 
 def power_spectrum(waveforms: Tensor, lengths: Tensor, size: int, hop: int, fft: int) -> Tensor:
@@ -129,12 +133,13 @@ def power_spectrum(waveforms: Tensor, lengths: Tensor, size: int, hop: int, fft:
     frames = waveforms.gather(1, place).unfold(1, fft, hop)
     before = (fft - size) // 2
     window = F.pad(constant(hann_window, size, like=waveforms), (before, fft - size - before))
-    return _in_blocks(lambda x: _squared(torch.fft.rfft(x * window)), frames)
+    return _in_blocks(lambda x: _power(x * window), frames)
 
 
 def log_mel(power: Tensor, bands: int, sample_rate: int, floor: float = 1e-10) -> Tensor:
     """ln(mel energies + floor): (B, T, bins) -> (B, T, bands)."""
-    return (power @ constant(mel_filters, power.shape[2], bands, sample_rate, like=power) + floor).log()
+    energies = power @ constant(mel_filters, power.shape[2], bands, sample_rate, like=power)
+    return above_zero(energies, floor).log()
 
 
 def kaldi_fbank(waveforms: Tensor, *, bands: int, size: int, hop: int, sample_rate: int) -> Tensor:
@@ -154,7 +159,7 @@ def kaldi_fbank(waveforms: Tensor, *, bands: int, size: int, hop: int, sample_ra
     filters = constant(kaldi_mel_filters, fft, bands, sample_rate, like=waveforms)
 
     def features(frames: Tensor) -> Tensor:
-        return (_squared(_kaldi_transform(frames, fft)[..., :-1]) @ filters).clamp(min=KALDI_FLOOR).log()
+        return (_power(_kaldi_window(frames, fft))[..., :-1] @ filters).clamp(min=KALDI_FLOOR).log()
 
     return _in_blocks(features, waveforms.unfold(1, size, hop))
 
@@ -173,15 +178,15 @@ def kaldi_spectrogram(waveforms: Tensor, *, size: int, hop: int) -> Tensor:
     fft = 1 << (size - 1).bit_length()
 
     def features(frames: Tensor) -> Tensor:
-        logs = _squared(_kaldi_transform(frames, fft)).clamp(min=KALDI_FLOOR).log()
+        logs = _power(_kaldi_window(frames, fft)).clamp(min=KALDI_FLOOR).log()
         energy = (frames - frames.mean(-1, keepdim=True)).square().sum(-1, keepdim=True).clamp(min=1.0).log()
         return torch.cat([energy, logs[..., 1:]], -1)
 
     return _in_blocks(features, waveforms.unfold(1, size, hop))
 
 
-def _kaldi_transform(frames: Tensor, fft: int) -> Tensor:
-    """(..., size) -> (..., fft / 2 + 1): mean removed, pre-emphasis, window, transform.
+def _kaldi_window(frames: Tensor, fft: int) -> Tensor:
+    """(..., size) -> (..., fft): mean removed, pre-emphasis, window, zeros behind.
 
     The first sample has none before it to be taken from it; the window makes it zero.
     """
@@ -189,12 +194,27 @@ def _kaldi_transform(frames: Tensor, fft: int) -> Tensor:
     window = constant(povey_window, size, like=frames)[1:]
     frames = frames - frames.mean(-1, keepdim=True)
     emphasised = (frames[..., 1:] - PRE_EMPHASIS * frames[..., :-1]).mul_(window)
-    out: Tensor = torch.fft.rfft(F.pad(emphasised, (1, fft - size)))
-    return out
+    return F.pad(emphasised, (1, fft - size))
 
 
-def _squared(spectrum: Tensor) -> Tensor:
-    return torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
+def _power(frames: Tensor) -> Tensor:
+    """Squared magnitudes of the transform: (..., fft) -> (..., fft / 2 + 1).
+
+    ONNX Runtime's own transform is a hundred times less exact where fft is no power of two, so it gets a matrix.
+    """
+    if torch.onnx.is_in_onnx_export():
+        real, imaginary = (frames @ constant(fourier, frames.shape[-1], like=frames)).chunk(2, -1)
+    else:
+        spectrum = torch.fft.rfft(frames)
+        real, imaginary = spectrum.real, spectrum.imag
+    return torch.addcmul(real.square(), imaginary, imaginary)
+
+
+def fourier(size: int) -> Tensor:
+    """(size, size + 2): cosines of every frequency from 0 to half the rate, then sines."""
+    place = torch.arange(size, device="cpu")[:, None] * torch.arange(size // 2 + 1, device="cpu") % size
+    angle = place.double() * (2.0 * math.pi / size)
+    return torch.cat([angle.cos(), angle.sin()], 1).float()
 
 
 def _in_blocks(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
@@ -243,4 +263,4 @@ def normalise_frames(x: Tensor, lengths: Tensor, eps: float = 1e-10) -> Tensor:
     variance = centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)
     flat = variance == 0  # whose root has no gradient
     deviation = variance.masked_fill(flat, 1.0).sqrt().masked_fill(flat, 0.0)
-    return centred / (deviation + eps)
+    return centred / above_zero(deviation, eps)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -90,7 +91,46 @@ class PreNormLayer(TransformerLayer):
         return out
 
 
-class TransformerEncoder(nn.Module):
+class Stack(nn.Module):
+    """Blocks, one after the other.
+
+    Attributes:
+        checkpointing: in training mode, compute the blocks again in the backward pass instead of keeping their inner
+            activations.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checkpointing = False
+
+    def run_layer(self, layer: nn.Module, x: Tensor, *shared: Tensor | None) -> Tensor:
+        """A block, called with `x` and what it shares with the others."""
+        y: Tensor
+        if not (self.training and self.checkpointing):
+            y = layer(x, *shared)
+        elif torch.compiler.is_compiling():  # which takes no contexts, and counts what a graph changes once
+            y = checkpoint(layer, x, *shared, use_reentrant=False)
+        else:
+            y = checkpoint(
+                layer, x, *shared, use_reentrant=False, context_fn=lambda: (nullcontext(), _buffers_kept(layer))
+            )
+        return y
+
+
+@contextmanager
+def _buffers_kept(layer: nn.Module) -> Iterator[None]:
+    """What is computed again is not learnt again: batch norms update copies of their statistics."""
+    kept = [(m, name, buffer) for m in layer.modules() for name, buffer in m.named_buffers(recurse=False)]
+    for module, name, buffer in kept:
+        setattr(module, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for module, name, buffer in kept:
+            setattr(module, name, buffer)
+
+
+class TransformerEncoder(Stack):
     """Positional convolution, then a stack of blocks; the two children differ in where the norms stand.
 
     Args:
@@ -100,10 +140,6 @@ class TransformerEncoder(nn.Module):
         layerdrop: probability that a block is skipped, in training mode.
         pos_conv: module called with (x, padded), whose result is added to x.
         layer: makes a block from its index.
-
-    Attributes:
-        checkpointing: in training mode, compute the blocks again in the backward pass instead of keeping their inner
-            activations.
     """
 
     def __init__(
@@ -118,7 +154,6 @@ class TransformerEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.layerdrop = layerdrop
-        self.checkpointing = False
         self.pos_conv_embed = pos_conv
         self.layer_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.dropout = nn.Dropout(dropout)
@@ -159,7 +194,7 @@ class TransformerEncoder(nn.Module):
         states = {0: x} if 0 in wanted else {}
         depth = max(wanted)
         shared = self.shared(x, padded, exact) if depth else ()
-        run = self._train_layer if self.training else _run_layer
+        run = self._train_layer if self.training else self.run_layer
         for i, layer in enumerate(self.layers[:depth], start=1):
             x = run(layer, x, *shared)
             if i in wanted:
@@ -169,7 +204,7 @@ class TransformerEncoder(nn.Module):
         return states
 
     def _train_layer(self, layer: nn.Module, x: Tensor, *shared: Tensor | None) -> Tensor:
-        """A block with layerdrop and gradient checkpointing.
+        """A block with layerdrop.
 
         In a traced graph, and where several processes share their gradients, a dropped block is computed all the
         same and its result put aside: the graph is one, and every parameter gets a gradient on every process.
@@ -180,16 +215,8 @@ class TransformerEncoder(nn.Module):
                 drop = torch.rand((), device=x.device) < self.layerdrop
             elif torch.rand(()) < self.layerdrop:
                 return x
-        if self.checkpointing:
-            y: Tensor = checkpoint(layer, x, *shared, use_reentrant=False)
-        else:
-            y = layer(x, *shared)
+        y = self.run_layer(layer, x, *shared)
         return y if drop is None else torch.where(drop, x, y)
-
-
-def _run_layer(layer: nn.Module, x: Tensor, *shared: Tensor | None) -> Tensor:
-    y: Tensor = layer(x, *shared)
-    return y
 
 
 class PostNormEncoder(TransformerEncoder):

@@ -272,6 +272,21 @@ class Model(nn.Module):
         return tuple(i if i >= 0 else i + top + 1 for i in indices)
 
 
+class Checkpointing:
+    """The switch of models whose `encoder` is a `Stack`."""
+
+    encoder: Any
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """In training mode, compute the blocks again in the backward pass instead of keeping their activations."""
+        return bool(self.encoder.checkpointing)
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        self.encoder.checkpointing = value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A family of models.

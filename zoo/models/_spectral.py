@@ -14,11 +14,11 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.layers import spectral
+from zoo.layers.lengths import frame_mask
 from zoo.models._batch import batch_waveforms
 from zoo.models._family import Config, Model
 
 KALDI = ("fbank", "mfcc", "spectrogram")
-FLOOR = 1e-10  # of energies before the logarithm, where torchaudio's transform is used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,12 +182,13 @@ def front_end(config: SpectralConfig, waveforms: Tensor, samples: Tensor, exact:
         if config.level_db is not None:
             waveforms = spectral.normalise_level(waveforms, samples, config.level_db)
         x = spectral.power_spectrum(waveforms, border, size, hop, size)
-        x = spectral.log_mel(x, config.mel_bands, config.sample_rate) if config.features == "mel" else (x + FLOOR).log()
+        mel = config.features == "mel"
+        x = spectral.log_mel(x, config.mel_bands, config.sample_rate) if mel else spectral.above_zero(x).log()
         counted = extent
         if not (exact and config.trailing_silence):
             # s3prl shares the frames of the batch out by length, and rounds half to even.
             counted = torch.round(ends.double() / (border.double() / extent)).to(extent.dtype)
-    x = x.masked_fill(spectral.frame_mask(extent, x.shape[1])[:, :, None], 0.0)
+    x = x.masked_fill(frame_mask(extent, x.shape[1])[:, :, None], 0.0)
     x = spectral.with_deltas(x, extent, config.delta_order, config.delta_window)
     return spectral.normalise_frames(x, counted) if config.cmvn else x, frames
 

@@ -33,7 +33,7 @@ from zoo.layers.transformer import (
     TransformerEncoder,
 )
 from zoo.models._batch import batch_waveforms
-from zoo.models._family import Config, EncoderOutput, Model
+from zoo.models._family import Checkpointing, Config, EncoderOutput, Model
 
 STANDARD_CONV_LAYERS = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
 LIMITS = {  # smallest and largest value of each field
@@ -150,7 +150,7 @@ class FeatureProjection(nn.Module):
         return out
 
 
-class SpeechEncoder(Model):
+class SpeechEncoder(Checkpointing, Model):
     """Waveforms to hidden states."""
 
     def __init__(self, config: SpeechEncoderConfig) -> None:
@@ -163,7 +163,7 @@ class SpeechEncoder(Model):
         self.feature_projection = FeatureProjection(
             config.conv_layers[-1][0], config.width, config.input_dropout, config.feature_norm
         )
-        self.encoder = self.make_encoder(config)
+        self.encoder: TransformerEncoder = self.make_encoder(config)
 
     def make_encoder(self, config: SpeechEncoderConfig) -> TransformerEncoder:
         """What follows the projection; a family with blocks of its own makes another."""
@@ -215,15 +215,6 @@ class SpeechEncoder(Model):
     def masking(self, masking: Masking) -> None:
         self._masking = masking
         self.masked_spec_embed.requires_grad_(masking.time_probability > 0)
-
-    @property
-    def gradient_checkpointing(self) -> bool:
-        """In training mode, compute the blocks again in the backward pass instead of keeping their activations."""
-        return self.encoder.checkpointing
-
-    @gradient_checkpointing.setter
-    def gradient_checkpointing(self, value: bool) -> None:
-        self.encoder.checkpointing = value
 
     def freeze_feature_extractor(self) -> None:
         """Exclude the convolutional front end from training, as fine-tuning recipes do."""

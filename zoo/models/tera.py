@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import ConfigError
-from zoo.layers.spectral import constant, frame_mask
-from zoo.models._family import EncoderOutput, Family, preset
+from zoo.layers.lengths import frame_mask
+from zoo.layers.spectral import constant
+from zoo.layers.transformer import Stack
+from zoo.models._family import Checkpointing, EncoderOutput, Family, preset
 from zoo.models._spectral import SpectralConfig, SpectralModel
 
 SILENT = -10000.0  # added to the scores of frames that s3prl takes for padding
@@ -82,22 +84,15 @@ class InputRepresentations(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, chunks: Chunks) -> Tensor:
         """(C, P, F) -> (C, P, D)."""
         x = self.spec_transform(x)
-        out: Tensor = self.dropout(self.LayerNorm(x + positions(x.shape[1], x.shape[2], x)))
+        out: Tensor = self.dropout(self.LayerNorm(x + chunks.positions(x.shape[2], x)))
         return out
 
 
-def positions(frames: int, width: int, like: Tensor) -> Tensor:
-    """(frames, width) sines at even places, cosines at odd ones, with dtype and device of `like`."""
-    if torch.compiler.is_compiling():
-        return _sinusoids(frames, width).to(like)
-    rows = math.ceil(frames / TABLE_FRAMES) * TABLE_FRAMES
-    return constant(_sinusoids, rows, width, like=like)[:frames]
-
-
-def _sinusoids(frames: int, width: int) -> Tensor:
+def sinusoids(frames: int, width: int) -> Tensor:
+    """(frames, width) sines at even places, cosines at odd ones."""
     place = torch.arange(frames, dtype=torch.float64, device="cpu")[:, None]
     column = torch.arange(width, device="cpu")
     angle = place / 10000.0 ** (2 * (column // 2) / width).double()
@@ -115,7 +110,7 @@ class SelfProjections(nn.Module):
         self.value = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Attend with `bias` (C, 1, 1, P) added to the scores: (C, P, D) -> (C, P, D)."""
+        """Attend with `bias` added to the scores (C, H, P, P): (C, P, D) -> (C, P, D)."""
         q, k, v = (
             part(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
         )
@@ -191,7 +186,7 @@ class PreNormLayer(PostNormLayer):
         return out
 
 
-class Encoder(nn.Module):
+class Encoder(Stack):
     """A stack of blocks, or one block repeated."""
 
     def __init__(self, config: TeraConfig) -> None:
@@ -208,13 +203,13 @@ class Encoder(nn.Module):
         states = {}
         for i in range(max(wanted) + 1):
             if i:
-                x = self.layer[min(i, len(self.layer)) - 1](x, bias)
+                x = self.run_layer(self.layer[min(i, len(self.layer)) - 1], x, bias)
             if i in wanted:
                 states[i] = self.LayerNorm[i](x) if hasattr(self, "LayerNorm") else x
         return states
 
 
-class Tera(SpectralModel):
+class Tera(Checkpointing, SpectralModel):
     """Waveforms to hidden states."""
 
     def __init__(self, config: TeraConfig) -> None:
@@ -256,27 +251,16 @@ class Tera(SpectralModel):
         features, frames = self.features(waveforms, lengths, weight)
         total = features.shape[1]
         # s3prl cuts a batch by its longest utterance; what is exact is cut as if each stood alone.
-        chunks = Chunks(frames if exact else torch.full_like(frames, total), total, self.config.chunk_frames)
+        kind = TracedChunks if torch.compiler.is_compiling() else Chunks
+        chunks = kind(frames if exact else torch.full_like(frames, total), total, self.config.chunk_frames)
         x = chunks.cut(features)
-        bias = self._bias(x, chunks.frames).to(weight.dtype)
-        states = self.encoder(self.input_representations(x.to(weight.dtype)), bias, frozenset(wanted))
+        bias = chunks.bias(x).to(weight.dtype)
+        states = self.encoder(self.input_representations(x.to(weight.dtype), chunks), bias, frozenset(wanted))
         joined = {i: chunks.join(state) for i, state in states.items()}
         if exact:
             padded = frame_mask(frames, total)[:, :, None]
             joined = {i: state.masked_fill(padded, 0.0) for i, state in joined.items()}
         return EncoderOutput(tuple(joined[i] for i in wanted), frames)
-
-    def _bias(self, features: Tensor, frames: Tensor) -> Tensor:
-        """What is added to the scores of each frame: (C, 1, 1, P).
-
-        s3prl counts the frames whose features do not sum to zero, wherever they are, and takes those beyond as many
-        for padding. Such frames get a constant that another one can share; frames that do not exist get none at all.
-        """
-        size = features.shape[1]
-        sounding = (features.sum(2) != 0).sum(1)
-        bias = torch.where(frame_mask(sounding, size), SILENT, 0.0)
-        bias = bias.masked_fill(frame_mask(frames, size) & (frames > 0)[:, None], -math.inf)
-        return bias[:, None, None, :]
 
 
 class Chunks:
@@ -286,40 +270,85 @@ class Chunks:
         frames: (B,) frames of each utterance.
         total: T, of the batch.
         limit: most frames of a piece; 0: no limit.
-
-    Attributes:
-        frames: (C,) frames of each piece; some pieces of the shorter utterances have none.
     """
 
     def __init__(self, frames: Tensor, total: int, limit: int) -> None:
         limit = limit or total
-        pieces = (total + limit - 1) // limit
         count = (frames + limit - 1) // limit
-        self.length = (frames + count - 1) // count  # (B,) of an utterance's pieces; the last may be shorter
-        traced = torch.compiler.is_compiling()  # a graph does not know the lengths
-        size: int = torch.sym_min(total, limit) if traced else int(self.length.max())  # type: ignore[no-untyped-call]
-        self.total = total
-        start = torch.arange(pieces, device=frames.device)[None, :] * self.length[:, None]  # (B, pieces)
-        left = torch.minimum(frames[:, None] - start, self.length[:, None]).clamp(min=0)
-        self.frames = left.flatten()
-        place = start[:, :, None] + torch.arange(size, device=frames.device)
-        self._place = place.flatten(1).clamp(max=total - 1)
-        self._size = size
-        self._pieces = pieces
+        self.frames, self.total = frames[:, None], total
+        self.length = ((frames + count - 1) // count)[:, None]  # (B, 1) of an utterance's pieces; the last is shorter
+        self.size = int(self.length.max())
+        place = torch.arange((total + limit - 1) // limit * self.size, device=frames.device)
+        inside = place % self.size
+        frame = place // self.size * self.length + inside  # (B, pieces * P): where each frame of the pieces comes from
+        self.source = frame.clamp(max=total - 1)
+        # Some pieces of the shorter utterances have no frames.
+        self.padded = ((inside >= self.length) | (frame >= self.frames)).reshape(-1, self.size)
 
     def cut(self, x: Tensor) -> Tensor:
         """(B, T, F) -> (C, P, F), zero beyond a piece's frames."""
-        x = x.gather(1, self._place[:, :, None].expand(-1, -1, x.shape[2]))
-        x = x.reshape(-1, self._size, x.shape[2])
-        return x.masked_fill(frame_mask(self.frames, self._size)[:, :, None], 0.0)
+        x = x.gather(1, self.source[:, :, None].expand(-1, -1, x.shape[2]))
+        return x.reshape(-1, self.size, x.shape[2]).masked_fill(self.padded[:, :, None], 0.0)
 
     def join(self, x: Tensor) -> Tensor:
         """(C, P, D) -> (B, T, D)."""
-        x = x.reshape(-1, self._pieces * self._size, x.shape[2])
-        frame = torch.arange(self.total, device=x.device)[None, :]
-        length = self.length[:, None]
-        place = (frame // length * self._size + frame % length).clamp(max=x.shape[1] - 1)
+        x = x.reshape(len(self.frames), -1, x.shape[2])
+        frame = torch.arange(self.total, device=x.device)
+        place = (frame // self.length * self.size + frame % self.length).clamp(max=x.shape[1] - 1)
         return x.gather(1, place[:, :, None].expand(-1, -1, x.shape[2]))
+
+    def positions(self, width: int, like: Tensor) -> Tensor:
+        """(P, D): every piece begins anew."""
+        rows = math.ceil(self.size / TABLE_FRAMES) * TABLE_FRAMES
+        return constant(sinusoids, rows, width, like=like)[: self.size]
+
+    def bias(self, features: Tensor) -> Tensor:
+        """What is added to the scores of each frame: (C, 1, 1, P).
+
+        s3prl counts the frames of a piece whose features do not sum to zero, wherever they are, and takes those beyond
+        as many for padding. Such frames get a constant that another one can share; frames that do not exist get none
+        at all.
+        """
+        sounding = (features.sum(2) != 0).sum(1)
+        bias = torch.where(frame_mask(sounding, self.size), SILENT, 0.0)
+        # A piece without frames looks at what it likes: nobody reads it.
+        return bias.masked_fill(self.padded & ~self.padded[:, :1], -math.inf)[:, None, None, :]
+
+
+class TracedChunks(Chunks):
+    """The same for a graph, which does not know how many pieces there are: none is cut, frames see those of their own.
+
+    Numbers are those of pieces; memory grows with the square of T. C is B, and P is T.
+    """
+
+    def __init__(self, frames: Tensor, total: int, limit: int) -> None:
+        limit = limit or total
+        count = (frames + limit - 1) // limit
+        self.length = ((frames + count - 1) // count)[:, None]
+        self.frame = torch.arange(total, device=frames.device)
+        self.padded = self.frame >= frames[:, None]
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Nothing."""
+        return x
+
+    def join(self, x: Tensor) -> Tensor:
+        """Nothing."""
+        return x
+
+    def positions(self, width: int, like: Tensor) -> Tensor:
+        """(B, T, D)."""
+        return sinusoids(self.frame.shape[0], width).to(like)[self.frame % self.length]
+
+    def bias(self, features: Tensor) -> Tensor:
+        """(B, 1, T, T)."""
+        piece = self.frame // self.length
+        together = piece[:, :, None] == piece[:, None, :]
+        sounding = (together & (features.sum(2) != 0)[:, None, :]).sum(2)
+        silent = self.frame % self.length >= sounding
+        # Padded frames look at each other, so that no row is without any.
+        allowed = together & (self.padded[:, :, None] | ~self.padded[:, None, :])
+        return torch.where(silent, SILENT, 0.0)[:, None, :].masked_fill(~allowed, -math.inf)[:, None]
 
 
 TERA = TeraConfig(family="tera")

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import CheckpointError, ConfigError, InputError, shown
-from zoo.layers.lengths import Valid
+from zoo.layers.lengths import Valid, frame_mask
 from zoo.models._batch import integers
 from zoo.models._family import Config, EncoderOutput, Family, Model, Preset, typed
 
@@ -493,7 +493,7 @@ class WavVecU(Model):
     def _segmented(self, x: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Logits (B, S, V) between the two halves of the segmenter, and their mask, as fairseq computes them."""
         sizes = torch.tensor(counts, device=x.device)
-        x, padded = self.segmenter.pre_segment(x, _beyond(sizes, x.shape[1]))
+        x, padded = self.segmenter.pre_segment(x, frame_mask(sizes, x.shape[1]))
         if x.shape[1] < self.min_samples:
             raise InputError(
                 f"the segmenter leaves {x.shape[1]} of {max(counts)} frames of features; this model needs at least "
@@ -501,7 +501,7 @@ class WavVecU(Model):
             )
         logits, _ = self.generator(self.generator.normalise(x, padded))
         frames = self._masked_frames((~padded).sum(1), x.shape[1], logits.shape[1])
-        return self.segmenter.logit_segment(logits, _beyond(frames, logits.shape[1]))
+        return self.segmenter.logit_segment(logits, frame_mask(frames, logits.shape[1]))
 
     def _masked_frames(self, lengths: Tensor, size: int, frames: int) -> Tensor:
         """Valid frames of a padded batch by fairseq's rule.
@@ -576,11 +576,6 @@ class WavVecU(Model):
             valid = Valid(torch.tensor(counts, device=features.device), counts)
             features = features.masked_fill(valid.padding_mask(size)[:, :, None], 0.0)
         return features.to(weight.dtype), valid
-
-
-def _beyond(lengths: Tensor, size: int) -> Tensor:
-    """(B, size) mask, True from each length on."""
-    return torch.arange(size, device=lengths.device) >= lengths[:, None]
 
 
 def _with_symbols(config: WavVecUConfig, symbols: Sequence[str] | None) -> WavVecUConfig:
