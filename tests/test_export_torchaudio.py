@@ -89,7 +89,7 @@ def test_what_is_left_behind_is_listed(tmp_path: Path, capsys: pytest.CaptureFix
     assert pairs["encoder.layers.0.attention.k_proj.weight"] == {
         "source": "encoder.layers.0.self_attn.k_proj.weight",
         "zoo": "encoder.layers.0.attention.k_proj.weight",
-        "target": "encoder.transformer.layers.0.attention.attention.in_proj_weight[k]",
+        "target": "encoder.transformer.layers.0.attention.attention.in_proj_weight[1]",
     }
 
 
@@ -146,7 +146,10 @@ def test_a_head_without_a_bias_is_left_behind(tmp_path: Path) -> None:
         ({"aux_num_out": None}, "aux_num_out is None, but aux.weight has 12 outputs"),
         ({"normalize": "yes"}, "'normalize' cannot be 'yes'"),
         ({"state_dict": {"aux.weight": 3}}, "something else than a tensor under 'aux.weight'"),
-        ({"state_dict": {"x.in_proj_weight[q]": torch.ones(2)}}, "something else than a tensor under"),
+        (
+            {"state_dict": {f"x.attention.attention.in_proj_bias{end}": torch.ones(3) for end in ("", "[0]")}},
+            "something else than a tensor under 'x.attention.attention.in_proj_bias[0]'",
+        ),
     ],
 )
 def test_files_that_cannot_be_right(change: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ PLACES = ("state_dict", "model_state_dict", "model", "model_weight", "Transforme
 DEPTH = 4
 # Fields that only training, or only what an output is called, depends on.
 FREE = frozenset({"dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop", "symbols"})
+MAX_BESIDE = 256  # branches beside an encoder; every key is compared with each
 SHOWN = 6  # names in a message before it says how many more there are
 
 Check = Callable[[Reading], object]  # raises CheckpointError for tensors that do not fit
@@ -156,6 +157,10 @@ def _reading(tensors: Mapping[str, Lazy], config: Config, dialects: list[Dialect
             )
     drops = [Drop(prefix + drop.source, drop.reason) for drop in keys.drops]
     beside = {_beside(key, prefix) for key in tensors if not key.startswith(prefix)}
+    if len(beside) > MAX_BESIDE:
+        raise CheckpointError(
+            f"it holds {len(beside)} branches beside the model under {prefix!r}; save a copy that holds the model alone"
+        )
     drops += [Drop(template, f"it stands beside the model, which is under {prefix!r}") for template in sorted(beside)]
     return unfold(
         Reading(

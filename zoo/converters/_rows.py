@@ -23,7 +23,6 @@ PLACEHOLDERS = {
     "bn": "weight|bias|running_mean|running_var|num_batches_tracked",
     "wn": "bias|weight|weight_g|weight_v",
     "qkvo": "q|k|v|out",
-    "qkv": "q|k|v",
     "rest": ".+",
 }
 SHOWN = 4  # keys named in a message before it says how many more there are, shared out among its problems

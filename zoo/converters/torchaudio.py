@@ -48,6 +48,7 @@ BIAS_FIELDS = {"encoder_num_buckets": "relative_buckets", "encoder_max_distance"
 FACTORIES = {"wav2vec2_model": ("wav2vec2", FIELDS), "wavlm_model": ("wavlm", FIELDS | BIAS_FIELDS)}
 EXTRACTOR_MODES = {"group_norm": "group", "layer_norm": "layer"}
 
+PARTS = "qkv"  # of a stacked projection, in its order
 TRANSFORMER = "encoder.transformer."
 LAYER = TRANSFORMER + "layers.{n}."
 ROWS = (
@@ -63,7 +64,10 @@ ROWS = (
 )
 ATTENTION_ROWS = (Row(LAYER + "attention.{qkvo}_proj.{wb}", "encoder.layers.{n}.attention.{qkvo}_proj.{wb}"),)
 GATED_ATTENTION_ROWS = (  # in torch's own attention module, which stacks three projections into one
-    Row(LAYER + "attention.attention.in_proj_{wb}[{qkv}]", "encoder.layers.{n}.attention.{qkv}_proj.{wb}"),
+    *(
+        Row(f"{LAYER}attention.attention.in_proj_{{wb}}[{i}]", f"encoder.layers.{{n}}.attention.{part}_proj.{{wb}}")
+        for i, part in enumerate(PARTS)
+    ),
     Row(LAYER + "attention.attention.out_proj.{wb}", "encoder.layers.{n}.attention.out_proj.{wb}"),
     Row(LAYER + "attention.gru_rel_pos_linear.{wb}", "encoder.layers.{n}.attention.gru_rel_pos_linear.{wb}"),
     Row(LAYER + "attention.gru_rel_pos_const", "encoder.layers.{n}.attention.gru_rel_pos_const"),
@@ -78,7 +82,6 @@ PRETRAINING_ROWS = (
     Row("logit_generator.final_proj.{wb}", "heads.final_proj.{wb}"),
 )
 STACKED = re.compile(r".*\.attention\.attention\.in_proj_(weight|bias)")
-PARTS = "qkv"  # of a stacked projection, in its order
 
 
 def holds(config: Config) -> bool:
@@ -154,26 +157,27 @@ def _family(name: Any, factory: str) -> str:
 
 
 def split(state: Mapping[Any, Any]) -> dict[str, Lazy]:
-    """The tensors of a state dict; of a stacked projection, each of the three under its key with a letter behind.
+    """The tensors of a state dict; of a stacked projection, each of the three under its key with a number behind.
 
     Raises:
         CheckpointError: for something that is no tensor.
     """
     found: dict[str, Lazy] = {}
     for key, tensor in state.items():
-        if not isinstance(key, str) or not isinstance(tensor, Lazy) or key.endswith("]"):
+        if not isinstance(key, str) or not isinstance(tensor, Lazy) or key in found:
             raise CheckpointError(f"the model's state dict holds something else than a tensor under {key!r}")
         if STACKED.fullmatch(key) and tensor.shape and tensor.shape[0] % len(PARTS) == 0:
             shape = (tensor.shape[0] // len(PARTS), *tensor.shape[1:])
-            for index, part in enumerate(PARTS):
-                found[f"{key}[{part}]"] = Made(tensor.dtype, shape, partial(_part, tensor, index))
+            for index in range(len(PARTS)):
+                found[f"{key}[{index}]"] = Made(tensor.dtype, shape, partial(_part, tensor, index))
         else:
             found[key] = tensor
     return found
 
 
 def _part(stack: Lazy, index: int) -> Tensor:
-    return stack.load().chunk(len(PARTS))[index]
+    """A copy, as a view would keep the whole in memory."""
+    return stack.load().chunk(len(PARTS))[index].clone()
 
 
 def _stack(parts: list[Lazy]) -> Made:
