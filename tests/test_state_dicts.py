@@ -206,6 +206,10 @@ def test_names_of_the_zoo_itself(register: Register, tmp_path: Path) -> None:
             lambda t: {**{f"student.{k}": v for k, v in t.items()}, **{f"teacher.{k}": v for k, v in t.items()}},
             r"it holds two encoders, under 'student\.' and 'teacher\.'",
         ),
+        (
+            lambda t: {**{f"net.{k}": v for k, v in t.items()}, **{f"other{i}": torch.ones(1) for i in range(300)}},
+            "it holds 300 branches beside the model under 'net.'",
+        ),
         (lambda t: {"epoch": 3}, "its layout is none that the zoo reads"),
         (lambda t: [1, 2], "it holds a list instead of a dictionary"),
         (lambda t: {**t, "more": "text"}, "something else than a tensor under 'more'"),

@@ -19,7 +19,7 @@ from zoo.converters import _fairseq_layout
 from zoo.converters._dialect import Dialect, Keys, Reading
 from zoo.converters._rows import Drop, Row, invert
 from zoo.converters._weight_norm import unfold
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, shown
 from zoo.models._family import Config
 
 # Where toolkits keep a state dict; a file of nothing but tensors is one itself.
@@ -27,6 +27,7 @@ PLACES = ("state_dict", "model_state_dict", "model", "model_weight", "Transforme
 DEPTH = 4
 # Fields that only training, or only what an output is called, depends on.
 FREE = frozenset({"dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop", "symbols"})
+MAX_BESIDE = 256  # branches beside an encoder; every key is compared with each
 SHOWN = 6  # names in a message before it says how many more there are
 
 Check = Callable[[Reading], object]  # raises CheckpointError for tensors that do not fit
@@ -51,7 +52,7 @@ def state_dict(root: Any) -> dict[str, Lazy] | None:
         return None
     tensors = _fairseq_layout.tensors(root.items())
     if odd := next((key for key in tensors if "{" in key), None):
-        raise CheckpointError(f"it holds a tensor by the name {odd!r}, which no toolkit gives; rename or remove it")
+        raise CheckpointError(f"it holds a tensor by the name {shown(odd)}, which no toolkit gives; rename or remove it")
     return tensors
 
 
@@ -152,11 +153,15 @@ def _reading(tensors: Mapping[str, Lazy], config: Config, dialects: list[Dialect
     for other, other_prefix, _, _ in found:
         if not other & best and 2 * len(other) > len(best):
             raise CheckpointError(
-                f"it holds two encoders, under {prefix!r} and {other_prefix!r}; save a copy that holds one"
+                f"it holds two encoders, under {shown(prefix)} and {shown(other_prefix)}; save a copy that holds one"
             )
     drops = [Drop(prefix + drop.source, drop.reason) for drop in keys.drops]
     beside = {_beside(key, prefix) for key in tensors if not key.startswith(prefix)}
-    drops += [Drop(template, f"it stands beside the model, which is under {prefix!r}") for template in sorted(beside)]
+    if len(beside) > MAX_BESIDE:
+        raise CheckpointError(
+            f"it holds {len(beside)} branches beside the model under {shown(prefix)}; save a copy that holds the model alone"
+        )
+    drops += [Drop(template, f"it stands beside the model, which is under {shown(prefix)}") for template in sorted(beside)]
     return unfold(
         Reading(
             config=config,

@@ -19,7 +19,7 @@ from zoo.converters._fields import parse_conv_layers
 from zoo.converters._rows import Row, invert
 from zoo.converters._source import Source
 from zoo.converters._state_dict import join, tensors
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, shown
 from zoo.models._family import Config
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
@@ -107,11 +107,11 @@ def read(source: Source) -> Reading:
     root: Mapping[str, Any] = source.root
     factory, arguments = root["factory"], root["arguments"]
     if not isinstance(factory, str) or factory not in FACTORIES:
-        raise CheckpointError(f"its factory is {factory!r}; supported are {', '.join(FACTORIES)}")
+        raise CheckpointError(f"its factory is {shown(factory)}; supported are {', '.join(FACTORIES)}")
     family, fields = FACTORIES[factory]
     mode, stack = arguments.get("extractor_mode"), arguments.get("extractor_conv_layer_config")
     if not isinstance(mode, str) or mode not in EXTRACTOR_MODES:
-        raise CheckpointError(f"extractor_mode is {mode!r}; expected one of {', '.join(EXTRACTOR_MODES)}")
+        raise CheckpointError(f"extractor_mode is {shown(mode)}; expected one of {', '.join(EXTRACTOR_MODES)}")
     if missing := [name for name in fields if name not in arguments]:
         raise CheckpointError(f"its arguments lack {missing[0]}, which {factory} insists on")
     config = SpeechEncoderConfig.from_dict(
@@ -129,7 +129,7 @@ def read(source: Source) -> Reading:
     found = tensors(root["state_dict"].items())
     outputs = found["aux.weight"].shape[0] if "aux.weight" in found and found["aux.weight"].shape else None
     if (said := arguments.get("aux_num_out")) != outputs:
-        raise CheckpointError(f"aux_num_out is {said!r}, but aux.weight has {outputs or 'no'} outputs; they must agree")
+        raise CheckpointError(f"aux_num_out is {shown(said)}, but aux.weight has {outputs or 'no'} outputs; they must agree")
     return Reading(
         config=config,
         tensors=found,
@@ -142,7 +142,7 @@ def read(source: Source) -> Reading:
 def _family(name: Any, factory: str) -> str:
     found = families().get(name) if isinstance(name, str) else None
     if found is None or factory not in found.names.get("torchaudio", ()):
-        raise CheckpointError(f"its family is {name!r}, of which {factory} builds none")
+        raise CheckpointError(f"its family is {shown(name)}, of which {factory} builds none")
     return found.name
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, shown
 from zoo.layers.attention import SelfAttention
 from zoo.layers.transformer import PostNormEncoder, PostNormLayer, TransformerEncoder
 from zoo.models._family import Family, preset
@@ -55,7 +55,7 @@ class Data2vec2Config(SpeechEncoderConfig):
         settled = {"norm_first": False, "pos_conv_norm": "layer", "relative_buckets": 0, "adapter_width": 0}
         for name, value in settled.items():
             if (found := getattr(self, name)) != value:
-                raise ConfigError(f"{name} is {found!r}; data2vec 2.0 has {value!r}")
+                raise ConfigError(f"{name} is {shown(found)}; data2vec 2.0 has {value!r}")
 
 
 def slopes(heads: int) -> list[float]:
@@ -183,10 +183,10 @@ def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[i
     prenet = get(f"{AUDIO}prenet_depth", 4)
     for name, (default, value) in {**BUILT, f"{AUDIO}num_alibi_heads": (heads, heads)}.items():
         if (found := get(name, default)) != value:
-            raise ConfigError(f"{name} is {found!r}, but data2vec 2.0 is supported with {value!r} only")
+            raise ConfigError(f"{name} is {shown(found)}, but data2vec 2.0 is supported with {value!r} only")
     sizes = (width, depth, prenet, ratio)
     if not all(type(size) in (int, float) and 0 <= size < 1 << 20 for size in sizes):
-        raise ConfigError(f"embed_dim, depth, prenet_depth and mlp_ratio are {sizes!r}; expected numbers of 0 or more")
+        raise ConfigError(f"embed_dim, depth, prenet_depth and mlp_ratio are {shown(sizes)}; expected numbers of 0 or more")
     return {"num_layers": prenet + depth, "prenet_layers": prenet, "ffn_width": int(width * ratio)}
 
 
