@@ -79,8 +79,8 @@ _TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
 _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 
 _PYTHON2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-# Libraries that are there to be attacked wherever a checkpoint is read, and what checkpoints name of them. Names of any
-# other library, most of them classes that are gone, are inert.
+# Libraries that may be installed where a checkpoint is read, so that a name could call them, and what checkpoints name
+# of them. Names of any other library, most of them classes that are gone, are inert.
 _PRESENT = sys.stdlib_module_names | set(
     "torch numpy zoo safetensors pip setuptools pkg_resources distutils imp pipes commands popen2 urllib2 cPickle "
     "cloudpickle dill joblib yaml".split()
@@ -211,11 +211,12 @@ class _Parser:
             arg = opcode.arg.reader(source) if opcode.arg and opcode.proto > 0 else None
             self.opcodes += 1
             last, here = here, source.tell()
-            self.check_bytes(here - start)
             if here - last > self._most_piece:
                 raise _Refused(f"holds a text of more than {self._most_piece} bytes")
             if self.opcodes > self._most_opcodes:
                 raise _Refused(f"has a pickle of more than {self._most_opcodes} opcodes, too many for its size")
+            if here - start > self._most_bytes:
+                self.check_bytes(here - start)
             match opcode.name:
                 case "BINPUT" | "LONG_BINPUT":
                     memo[arg] = stack[-1]
