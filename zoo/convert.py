@@ -98,8 +98,9 @@ def write(conversion: Conversion, output: Path, dtype: torch.dtype = torch.float
     config = conversion.reading.config.to_dict()
 
     def load(name: str) -> Tensor:
-        tensor = conversion.load(name).to(tensors[name][0])
-        if not (conversion.allow_nonfinite or tensor.isfinite().all()):
+        full = conversion.load(name)
+        tensor = full.to(tensors[name][0])
+        if tensor.dtype != full.dtype and not (conversion.allow_nonfinite or tensor.isfinite().all()):
             raise InputError(
                 f"{output} cannot be written: {name} holds numbers too large for {tensor.dtype}; choose another --dtype"
             )

@@ -90,7 +90,7 @@ _HARMLESS = re.compile(
     r"""builtins\.(object|type|bool|int|long|float|complex|str|unicode|bytes|bytearray|list|tuple|dict|set|frozenset
         |slice|range|xrange|[A-Z]\w*)
       | collections\.(defaultdict|deque|[A-Z]\w*) | copyreg\.(_reconstructor|__newobj__|__newobj_ex__)
-      | (abc|dataclasses|decimal|enum|fractions|numbers|pathlib|typing|uuid)\._?[A-Z]\w* | datetime\.\w+
+      | (abc|dataclasses|decimal|enum|fractions|numbers|pathlib(\._local)?|typing|uuid)\._?[A-Z]\w* | datetime\.\w+
       | _codecs\.encode | _operator\.getitem | argparse\.Namespace | array\.(array|_array_reconstructor)
       | logging\.getLogger | random\.Random | re\._compile | types\.SimpleNamespace
       | numpy\.(dtype|ndarray|matrix|dtypes\.\w+|random\.(_pickle\.\w+|[\w.]*[A-Z]\w*)
@@ -431,6 +431,10 @@ def _numpy_scalar(parts: _Record) -> Any:
     return np.frombuffer(data, np.dtype(dtype)).reshape(()).item()
 
 
+def _path(parts: _Record) -> str:
+    return str(PurePosixPath(*_short(*parts.args)))
+
+
 _Build = Callable[[list[Any]], Any]
 _RULES: dict[str, Callable[[_Record], Any]] = {
     "builtins.list": _container(list),
@@ -449,8 +453,9 @@ _RULES: dict[str, Callable[[_Record], Any]] = {
     "numpy.dtype": _numpy_dtype,
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
-    "pathlib.Path": lambda parts: str(PurePosixPath(*_short(*parts.args))),
-    "pathlib.PosixPath": lambda parts: str(PurePosixPath(*_short(*parts.args))),
+    "pathlib.Path": _path,
+    "pathlib.PosixPath": _path,
+    "pathlib._local.PosixPath": _path,  # of Python 3.13
     "torch.Size": _container(tuple),
     "torch.device": lambda parts: ":".join(_short(*parts.args)),
 }
