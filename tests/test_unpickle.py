@@ -230,6 +230,11 @@ def test_containers_and_scalars_of_libraries(tmp_path: Path, protocol: int) -> N
     )
 
 
+def test_paths_of_another_python(tmp_path: Path) -> None:
+    """Python 3.13 pickles a path under a private name."""
+    assert read_body(tmp_path, pw.call("pathlib._local", "PosixPath", pw.value("/"), pw.value("a"))) == "/a"
+
+
 def test_values_that_are_to_be_altered_are_refused(tmp_path: Path) -> None:
     item = torch.tensor([1 + 2j]).conj()
     assert "conjugated" in refusal(save(item, tmp_path / "a.pt"))

@@ -52,7 +52,9 @@ def state_dict(root: Any) -> dict[str, Lazy] | None:
         return None
     tensors = _fairseq_layout.tensors(root.items())
     if odd := next((key for key in tensors if "{" in key), None):
-        raise CheckpointError(f"it holds a tensor by the name {shown(odd)}, which no toolkit gives; rename or remove it")
+        raise CheckpointError(
+            f"it holds a tensor by the name {shown(odd)}, which no toolkit gives; rename or remove it"
+        )
     return tensors
 
 
@@ -161,7 +163,9 @@ def _reading(tensors: Mapping[str, Lazy], config: Config, dialects: list[Dialect
         raise CheckpointError(
             f"it holds {len(beside)} branches beside the model under {shown(prefix)}; save a copy that holds the model alone"
         )
-    drops += [Drop(template, f"it stands beside the model, which is under {shown(prefix)}") for template in sorted(beside)]
+    drops += [
+        Drop(template, f"it stands beside the model, which is under {shown(prefix)}") for template in sorted(beside)
+    ]
     return unfold(
         Reading(
             config=config,

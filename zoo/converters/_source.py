@@ -86,7 +86,7 @@ class Folder:
             )
         self.root: dict[str, Any] = {name: _json(path / f"{name}.json") for name in self.JSON}
         for name, content in self.root.items():
-            if code := next((key for key in CODE if content and key in content), None):
+            if code := next((key for key in CODE if content and content.get(key)), None):
                 raise CheckpointError(
                     f"{path} has code of its own ({code} in {name}.json), which the zoo does not run; give a folder of "
                     "a model that the library itself has"

@@ -79,8 +79,8 @@ _TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
 _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 
 _PYTHON2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-# Libraries that are there to be attacked wherever a checkpoint is read, and what checkpoints name of them. Names of any
-# other library, most of them classes that are gone, are inert.
+# Libraries that may be installed where a checkpoint is read, so that a name could call them, and what checkpoints name
+# of them. Names of any other library, most of them classes that are gone, are inert.
 _PRESENT = sys.stdlib_module_names | set(
     "torch numpy zoo safetensors pip setuptools pkg_resources distutils imp pipes commands popen2 urllib2 cPickle "
     "cloudpickle dill joblib yaml".split()
@@ -90,7 +90,7 @@ _HARMLESS = re.compile(
     r"""builtins\.(object|type|bool|int|long|float|complex|str|unicode|bytes|bytearray|list|tuple|dict|set|frozenset
         |slice|range|xrange|[A-Z]\w*)
       | collections\.(defaultdict|deque|[A-Z]\w*) | copyreg\.(_reconstructor|__newobj__|__newobj_ex__)
-      | (abc|dataclasses|decimal|enum|fractions|numbers|pathlib|typing|uuid)\._?[A-Z]\w* | datetime\.\w+
+      | (abc|dataclasses|decimal|enum|fractions|numbers|pathlib(\._local)?|typing|uuid)\._?[A-Z]\w* | datetime\.\w+
       | _codecs\.encode | _operator\.getitem | argparse\.Namespace | array\.(array|_array_reconstructor)
       | logging\.getLogger | random\.Random | re\._compile | types\.SimpleNamespace
       | numpy\.(dtype|ndarray|matrix|dtypes\.\w+|random\.(_pickle\.\w+|[\w.]*[A-Z]\w*)
@@ -211,11 +211,12 @@ class _Parser:
             arg = opcode.arg.reader(source) if opcode.arg and opcode.proto > 0 else None
             self.opcodes += 1
             last, here = here, source.tell()
-            self.check_bytes(here - start)
             if here - last > self._most_piece:
                 raise _Refused(f"holds a text of more than {self._most_piece} bytes")
             if self.opcodes > self._most_opcodes:
                 raise _Refused(f"has a pickle of more than {self._most_opcodes} opcodes, too many for its size")
+            if here - start > self._most_bytes:
+                self.check_bytes(here - start)
             match opcode.name:
                 case "BINPUT" | "LONG_BINPUT":
                     memo[arg] = stack[-1]
@@ -430,6 +431,10 @@ def _numpy_scalar(parts: _Record) -> Any:
     return np.frombuffer(data, np.dtype(dtype)).reshape(()).item()
 
 
+def _path(parts: _Record) -> str:
+    return str(PurePosixPath(*_short(*parts.args)))
+
+
 _Build = Callable[[list[Any]], Any]
 _RULES: dict[str, Callable[[_Record], Any]] = {
     "builtins.list": _container(list),
@@ -448,8 +453,9 @@ _RULES: dict[str, Callable[[_Record], Any]] = {
     "numpy.dtype": _numpy_dtype,
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
-    "pathlib.Path": lambda parts: str(PurePosixPath(*_short(*parts.args))),
-    "pathlib.PosixPath": lambda parts: str(PurePosixPath(*_short(*parts.args))),
+    "pathlib.Path": _path,
+    "pathlib.PosixPath": _path,
+    "pathlib._local.PosixPath": _path,  # of Python 3.13
     "torch.Size": _container(tuple),
     "torch.device": lambda parts: ":".join(_short(*parts.args)),
 }

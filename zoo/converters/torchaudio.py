@@ -129,7 +129,9 @@ def read(source: Source) -> Reading:
     found = tensors(root["state_dict"].items())
     outputs = found["aux.weight"].shape[0] if "aux.weight" in found and found["aux.weight"].shape else None
     if (said := arguments.get("aux_num_out")) != outputs:
-        raise CheckpointError(f"aux_num_out is {shown(said)}, but aux.weight has {outputs or 'no'} outputs; they must agree")
+        raise CheckpointError(
+            f"aux_num_out is {shown(said)}, but aux.weight has {outputs or 'no'} outputs; they must agree"
+        )
     return Reading(
         config=config,
         tensors=found,

@@ -186,7 +186,9 @@ def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[i
             raise ConfigError(f"{name} is {shown(found)}, but data2vec 2.0 is supported with {value!r} only")
     sizes = (width, depth, prenet, ratio)
     if not all(type(size) in (int, float) and 0 <= size < 1 << 20 for size in sizes):
-        raise ConfigError(f"embed_dim, depth, prenet_depth and mlp_ratio are {shown(sizes)}; expected numbers of 0 or more")
+        raise ConfigError(
+            f"embed_dim, depth, prenet_depth and mlp_ratio are {shown(sizes)}; expected numbers of 0 or more"
+        )
     return {"num_layers": prenet + depth, "prenet_layers": prenet, "ffn_width": int(width * ratio)}
 
 
