@@ -145,7 +145,7 @@ def power_spectrum(waveforms: Tensor, lengths: Tensor, size: int, hop: int, fft:
     reflected = waveforms.gather(1, place)
     before = (fft - size) // 2
     window = F.pad(constant(hann_window, size, like=waveforms), (before, fft - size - before))
-    return _in_blocks(lambda frames: _power(_squares(frames * window)), reflected, fft, hop)
+    return _in_blocks(lambda frames: _power(_squares(frames * window)), reflected, fft, hop, half + 1)
 
 
 def log_mel(power: Tensor, bands: int, sample_rate: int, floor: float = 1e-10) -> Tensor:
@@ -177,11 +177,12 @@ def kaldi_fbank(waveforms: Tensor, *, bands: int, size: int, hop: int, sample_ra
         groups.append((low, high, filters[low:high, first:last]))
 
     def features(frames: Tensor) -> Tensor:
-        squares = _kaldi_squares(frames, size, window, emphasis).view(-1, fft + 2)
+        mean = frames[..., :size].mean(-1, keepdim=True)
+        squares = _kaldi_squares(frames, mean, size, window, emphasis).view(-1, fft + 2)
         mel = torch.cat([torch.mm(squares[:, low:high], weights) for low, high, weights in groups], 1)
         return mel.clamp_(min=KALDI_FLOOR).log_().view(*frames.shape[:2], bands)
 
-    return _in_blocks(features, waveforms, fft, hop, fft - size)
+    return _in_blocks(features, waveforms, fft, hop, bands, fft - size)
 
 
 def kaldi_mfcc(waveforms: Tensor, *, bands: int, cepstra: int, size: int, hop: int, sample_rate: int) -> Tensor:
@@ -200,15 +201,16 @@ def kaldi_spectrogram(waveforms: Tensor, *, size: int, hop: int) -> Tensor:
     emphasis = waveforms.new_full((), PRE_EMPHASIS)
 
     def features(frames: Tensor) -> Tensor:
-        logs = _power(_kaldi_squares(frames, size, window, emphasis)).clamp_(min=KALDI_FLOOR).log_()
         own = frames[..., :size]
-        energy = (own - own.mean(-1, keepdim=True)).square_().sum(-1, keepdim=True).clamp_(min=1.0).log_()
-        return torch.cat([energy, logs[..., 1:]], -1)
+        mean = own.mean(-1, keepdim=True)
+        logs = _power(_kaldi_squares(frames, mean, size, window, emphasis)).clamp_(min=KALDI_FLOOR).log_()
+        logs[..., 0] = (own - mean).square_().sum(-1).clamp_(min=1.0).log_()
+        return logs
 
-    return _in_blocks(features, waveforms, fft, hop, fft - size)
+    return _in_blocks(features, waveforms, fft, hop, fft // 2 + 1, fft - size)
 
 
-def _kaldi_squares(frames: Tensor, size: int, window: Tensor, emphasis: Tensor) -> Tensor:
+def _kaldi_squares(frames: Tensor, mean: Tensor, size: int, window: Tensor, emphasis: Tensor) -> Tensor:
     """Mean removed, pre-emphasis, window and transform of frames; the squares of the real and imaginary parts.
 
     Rounds where torchaudio does. A product fused with the sum, or one pre-emphasis of the whole waveform, is as near
@@ -217,6 +219,7 @@ def _kaldi_squares(frames: Tensor, size: int, window: Tensor, emphasis: Tensor) 
 
     Args:
         frames: (B, T, fft), finite.
+        mean: (B, T, 1) of their first `size` samples.
         size: samples of a frame; what is behind them counts nowhere.
         window: (fft,) `kaldi_window`.
         emphasis: () share of a sample that is taken from the next.
@@ -224,7 +227,7 @@ def _kaldi_squares(frames: Tensor, size: int, window: Tensor, emphasis: Tensor) 
     Returns:
         (B, T, fft / 2 + 1, 2).
     """
-    x = frames - frames[..., :size].mean(-1, keepdim=True)
+    x = frames - mean
     # The first sample has none before it in its frame; the window makes it zero.
     x[..., 1:size].sub_((x[..., :size] * emphasis)[..., :-1])
     return _squares(x.mul_(window))
@@ -241,32 +244,32 @@ def _power(squares: Tensor) -> Tensor:
 
 
 def _in_blocks(
-    function: Callable[[Tensor], Tensor], waveforms: Tensor, size: int, hop: int, missing: int = 0
+    function: Callable[[Tensor], Tensor], waveforms: Tensor, size: int, hop: int, width: int, missing: int = 0
 ) -> Tensor:
     """A function of frames, applied to some of them at a time where that is faster and nothing is differentiated.
 
     Args:
-        function: (B, T, size) -> (B, T, F), each frame for itself.
+        function: (B, T, size) -> (B, T, width), each frame for itself.
         waveforms: (B, S).
         size: samples of a frame.
         hop: samples from one frame to the next.
+        width: F.
         missing: zeros to be added behind the waveforms.
     """
-    differentiated = waveforms.requires_grad and torch.is_grad_enabled()
-    if torch.compiler.is_compiling() or differentiated or waveforms.device.type != "cpu":
+    if torch.compiler.is_compiling() or waveforms.device.type != "cpu":
         return function(F.pad(waveforms, (0, missing)).unfold(1, size, hop))
-    batch, samples = waveforms.shape
-    total = (samples + missing - size) // hop + 1
-    step = max(1, BLOCK_FRAMES * torch.get_num_threads() // batch)
-    out = None
-    for first in range(0, total, step):
-        last = min(first + step, total)
-        begin, end = first * hop, (last - 1) * hop + size
-        block = waveforms[:, begin:end] if end <= samples else F.pad(waveforms[:, begin:], (0, end - samples))
-        found = function(block.unfold(1, size, hop))
-        if out is None:
-            out = found.new_empty(batch, total, found.shape[2])
-        out[:, first:last].copy_(found)
+    whole = max(0, (waveforms.shape[1] - size) // hop + 1)  # frames that lack nothing
+    step = max(1, BLOCK_FRAMES * torch.get_num_threads() // len(waveforms))
+    blocks = list(waveforms.unfold(1, size, hop).split(step, 1)) if whole else []
+    rest = F.pad(waveforms[:, whole * hop :], (0, missing))
+    if rest.shape[1] >= size:
+        blocks.append(rest.unfold(1, size, hop))
+    if waveforms.requires_grad and torch.is_grad_enabled():
+        return torch.cat([function(block) for block in blocks], 1)
+    counts = [block.shape[1] for block in blocks]
+    out = waveforms.new_empty(len(waveforms), sum(counts), width)
+    for block, place in zip(blocks, out.split(counts, 1)):
+        place.copy_(function(block))
     return out
 
 
