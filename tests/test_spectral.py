@@ -88,6 +88,46 @@ def test_a_batch_gives_what_each_item_gives_alone(name: str) -> None:
         torch.testing.assert_close(batch[0, : len(alone)], alone)
 
 
+@pytest.mark.parametrize(
+    ("size", "hop", "samples"), [(400, 160, 16000), (600, 100, 9999), (16, 5, 200), (400, 160, 400)]
+)
+@pytest.mark.parametrize("name", ["fbank", "mfcc", "spectrogram", "power"])
+def test_blocks_of_frames_change_nothing(
+    name: str, size: int, hop: int, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it matter whether anything is differentiated, or what is behind a frame."""
+    wave = torch.randn(3, samples, dtype=torch.float64)
+    lengths = torch.full((3,), samples)
+    function = {
+        "fbank": lambda w: spectral.kaldi_fbank(w, bands=20, size=size, hop=hop, sample_rate=16000),
+        "mfcc": lambda w: spectral.kaldi_mfcc(w, bands=20, cepstra=7, size=size, hop=hop, sample_rate=16000),
+        "spectrogram": lambda w: spectral.kaldi_spectrogram(w, size=size, hop=hop),
+        "power": lambda w: spectral.power_spectrum(w, lengths, size, hop, size),
+    }[name]
+    want = function(wave)
+    total = samples // hop + 1 if name == "power" else (samples - size) // hop + 1
+    assert want.shape[:2] == (3, total)
+    for frames in (1, 5, 50):
+        monkeypatch.setattr(spectral, "BLOCK_FRAMES", frames)
+        torch.testing.assert_close(function(wave), want)
+        torch.testing.assert_close(function(wave.clone().requires_grad_()), want)
+    if name != "power":
+        alone = [function(wave[:, i * hop : i * hop + size]) for i in range(total)]
+        torch.testing.assert_close(torch.cat(alone, 1), want)
+
+
+@pytest.mark.parametrize(
+    ("fft", "bands", "rate"), [(512, 80, 16000), (512, 23, 16000), (256, 40, 8000), (2048, 128, 44100)]
+)
+def test_the_bins_left_out_weigh_nothing(fft: int, bands: int, rate: int) -> None:
+    filters = spectral.kaldi_mel_filters(fft, bands, rate)
+    for first in range(bands):
+        for last in range(first + 1, min(first + 20, bands) + 1):
+            low, high = spectral.kaldi_mel_reach(fft, bands, rate, first, last)
+            assert 0 <= low < high <= fft
+            assert not filters[:low, first:last].any() and not filters[high:, first:last].any()
+
+
 @pytest.mark.parametrize("padding", ["exact", "reference"])
 @pytest.mark.parametrize("name", KINDS)
 def test_an_utterance_gives_the_same_in_any_batch(name: str, padding: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,18 +99,16 @@ def zero_slopes(x: Tensor, lengths: Tensor, window: int) -> Tensor:
     return slope.masked_fill(frame_mask(lengths, t)[:, :, None], 0.0)
 
 
-def dithered(frames: Tensor, fft: int) -> Tensor:
-    return ORIGINAL_WINDOW(frames + 1e-5 * torch.randn(frames.shape), fft)
+def dithered(frames: Tensor, *arguments: Any) -> Tensor:
+    return ORIGINAL_SQUARES(frames + 1e-5 * torch.randn(frames.shape), *arguments)
 
 
-def first_sample_emphasised(frames: Tensor, fft: int) -> Tensor:
-    """Pre-emphasis before the mean is removed, so that a part of the mean stays."""
-    emphasised = frames - 0.97 * F.pad(frames[..., :-1], (1, 0))
-    return F.pad(emphasised * spectral.povey_window(frames.shape[-1]), (0, fft - frames.shape[-1]))
+def mean_kept(frames: Tensor, mean: Tensor, *arguments: Any) -> Tensor:
+    return ORIGINAL_SQUARES(frames, torch.zeros_like(mean), *arguments)
 
 
 ORIGINAL_POWER, ORIGINAL_CMVN = spectral.power_spectrum, spectral.normalise_frames
-ORIGINAL_WINDOW = spectral._kaldi_window
+ORIGINAL_SQUARES = spectral._kaldi_squares
 ORIGINAL_LOG_MEL = spectral.log_mel
 
 TRANSFORM_CANARIES: dict[str, Callable[[Patch], None]] = {
@@ -125,8 +124,8 @@ TRANSFORM_CANARIES: dict[str, Callable[[Patch], None]] = {
     "floor of Kaldi's energies": replaced("KALDI_FLOOR", 1e-4),
     "pre-emphasis": replaced("PRE_EMPHASIS", 0.96),
     "no pre-emphasis": replaced("PRE_EMPHASIS", 0.0),
-    "mean not removed": replaced("_kaldi_window", first_sample_emphasised),
-    "dither": replaced("_kaldi_window", dithered),
+    "mean not removed": replaced("_kaldi_squares", mean_kept),
+    "dither": replaced("_kaldi_squares", dithered),
     "zeros at the edges": replaced("power_spectrum", zero_edges),
     "magnitude instead of power": changed("power_spectrum", torch.sqrt),
     "lifter": replaced("CEPSTRAL_LIFTER", 21.0),

@@ -161,11 +161,11 @@ def _reading(tensors: Mapping[str, Lazy], config: Config, dialects: list[Dialect
     beside = {_beside(key, prefix) for key in tensors if not key.startswith(prefix)}
     if len(beside) > MAX_BESIDE:
         raise CheckpointError(
-            f"it holds {len(beside)} branches beside the model under {shown(prefix)}; save a copy that holds the model alone"
+            f"it holds {len(beside)} branches beside the model under {shown(prefix)}; "
+            "save a copy that holds the model alone"
         )
-    drops += [
-        Drop(template, f"it stands beside the model, which is under {shown(prefix)}") for template in sorted(beside)
-    ]
+    where = f"it stands beside the model, which is under {shown(prefix)}"
+    drops += [Drop(template, where) for template in sorted(beside)]
     return unfold(
         Reading(
             config=config,

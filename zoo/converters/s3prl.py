@@ -14,7 +14,7 @@ from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
 from zoo.converters._fields import is_one_of, section
 from zoo.converters._rows import Drop, Row, invert
 from zoo.converters._source import Source
-from zoo.errors import CheckpointError, shown
+from zoo.errors import CheckpointError, cut, shown
 from zoo.models._family import typed
 from zoo.models.tera import TeraConfig
 
@@ -204,7 +204,7 @@ def _kaldi(audio: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if name not in FBANK or not is_one_of(value, (FBANK[name],)):
             raise CheckpointError(
-                f"audio.kaldi.{kind}.{shown(name)} is {shown(value)}, which this version of zoo does not have"
+                f"audio.kaldi.{kind}.{cut(str(name))} is {shown(value)}, which this version of zoo does not have"
             )
     delta, cmvn = _section(audio, "delta"), _section(audio, "cmvn")
     if unknown := sorted({*(f"delta.{k}" for k in delta.keys() - {"order", "win_length"}),

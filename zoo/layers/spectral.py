@@ -20,7 +20,8 @@ KALDI_FLOOR = 2.0**-23  # of energies before the logarithm: the smallest step of
 PRE_EMPHASIS = 0.97
 CEPSTRAL_LIFTER = 22.0
 KALDI_LOW_HZ = 20.0
-BLOCK_FRAMES = 512  # frames transformed at a time: what they need stays in a core's cache
+BLOCK_FRAMES = 512  # frames that each thread transforms at a time: most of what they need stays in a core's cache
+BAND_GROUP = 16  # mel bands summed at a time: a group looks at few bins
 
 
 def constant(make: Callable[..., Tensor], *arguments: float, like: Tensor) -> Tensor:
@@ -48,6 +49,11 @@ def povey_window(size: int) -> Tensor:
     return torch.hann_window(size, periodic=False, device="cpu").pow(0.85)
 
 
+def kaldi_window(size: int, fft: int) -> Tensor:
+    """(fft,) Povey window with zeros behind it."""
+    return F.pad(povey_window(size), (0, fft - size))
+
+
 def mel_filters(bins: int, bands: int, sample_rate: int) -> Tensor:
     """(bins, bands) triangles in Hz, whose corners are equally spaced on the HTK mel scale from 0 to half the rate.
 
@@ -63,21 +69,31 @@ def mel_filters(bins: int, bands: int, sample_rate: int) -> Tensor:
 
 
 def kaldi_mel_filters(fft: int, bands: int, sample_rate: int) -> Tensor:
-    """(fft / 2, bands) triangles on Kaldi's mel scale from 20 Hz to half the rate; the last bin is left out.
+    """(fft, bands) triangles on Kaldi's mel scale from 20 Hz to half the rate, for squares of the parts of spectra.
 
-    In fp32, as torchaudio's `get_mel_banks` is.
+    Each row is there twice, for the real and the imaginary part; the last bin of spectra is left out. In fp32, as
+    torchaudio's `get_mel_banks` is.
     """
-
-    def scale(hertz: float) -> float:
-        return 1127.0 * math.log(1.0 + hertz / 700.0)
-
-    low = scale(KALDI_LOW_HZ)
-    step = (scale(sample_rate / 2) - low) / (bands + 1)
+    low, step = _kaldi_mel_steps(bands, sample_rate)
     left = low + torch.arange(bands, device="cpu") * step
     centre = low + (torch.arange(bands, device="cpu") + 1.0) * step
     right = low + (torch.arange(bands, device="cpu") + 2.0) * step
     mel = 1127.0 * (1.0 + sample_rate / fft * torch.arange(fft // 2, device="cpu") / 700.0).log()[:, None]
-    return torch.minimum((mel - left) / (centre - left), (right - mel) / (right - centre)).clamp(min=0.0)
+    triangles = torch.minimum((mel - left) / (centre - left), (right - mel) / (right - centre)).clamp(min=0.0)
+    return triangles.repeat_interleave(2, 0)
+
+
+def kaldi_mel_reach(fft: int, bands: int, sample_rate: int, first: int, last: int) -> tuple[int, int]:
+    """The rows of `kaldi_mel_filters` outside of which the bands from `first` to before `last` are zero."""
+    low, step = _kaldi_mel_steps(bands, sample_rate)
+    bottom, top = (700.0 * (math.exp((low + n * step) / 1127.0) - 1.0) * fft / sample_rate for n in (first, last + 1))
+    return 2 * math.floor(bottom), min(2 * math.ceil(top) + 2, fft)
+
+
+def _kaldi_mel_steps(bands: int, sample_rate: int) -> tuple[float, float]:
+    """The lowest corner of the triangles, and the way from one to the next, in mel."""
+    low, high = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (KALDI_LOW_HZ, sample_rate / 2))
+    return low, (high - low) / (bands + 1)
 
 
 def kaldi_cosines(bands: int, cepstra: int) -> Tensor:
@@ -130,10 +146,10 @@ def power_spectrum(waveforms: Tensor, lengths: Tensor, size: int, hop: int, fft:
     last = lengths[:, None] - 1
     place = torch.arange(-half, total + half, device=waveforms.device).abs()[None, :]
     place = torch.where(place > last, (2 * last - place).clamp(min=0), place)
-    frames = waveforms.gather(1, place).unfold(1, fft, hop)
+    reflected = waveforms.gather(1, place)
     before = (fft - size) // 2
     window = F.pad(constant(hann_window, size, like=waveforms), (before, fft - size - before))
-    return _in_blocks(lambda x: _power(x * window), frames)
+    return _in_blocks(lambda frames: _power(_squares(frames * window)), reflected, fft, hop, half + 1)
 
 
 def log_mel(power: Tensor, bands: int, sample_rate: int, floor: float = 1e-10) -> Tensor:
@@ -157,11 +173,21 @@ def kaldi_fbank(waveforms: Tensor, *, bands: int, size: int, hop: int, sample_ra
     """
     fft = 1 << (size - 1).bit_length()
     filters = constant(kaldi_mel_filters, fft, bands, sample_rate, like=waveforms)
+    window = constant(kaldi_window, size, fft, like=waveforms)
+    emphasis = waveforms.new_full((), PRE_EMPHASIS)
+    groups = []
+    for first in range(0, bands, BAND_GROUP):
+        last = min(first + BAND_GROUP, bands)
+        low, high = kaldi_mel_reach(fft, bands, sample_rate, first, last)
+        groups.append((low, high, filters[low:high, first:last]))
 
     def features(frames: Tensor) -> Tensor:
-        return (_power(_kaldi_window(frames, fft))[..., :-1] @ filters).clamp(min=KALDI_FLOOR).log()
+        mean = frames[..., :size].mean(-1, keepdim=True)
+        squares = _kaldi_squares(frames, mean, size, window, emphasis).view(-1, fft + 2)
+        mel = torch.cat([torch.mm(squares[:, low:high], weights) for low, high, weights in groups], 1)
+        return mel.clamp_(min=KALDI_FLOOR).log_().view(*frames.shape[:2], bands)
 
-    return _in_blocks(features, waveforms.unfold(1, size, hop))
+    return _in_blocks(features, waveforms, fft, hop, bands, fft - size)
 
 
 def kaldi_mfcc(waveforms: Tensor, *, bands: int, cepstra: int, size: int, hop: int, sample_rate: int) -> Tensor:
@@ -176,52 +202,93 @@ def kaldi_spectrogram(waveforms: Tensor, *, size: int, hop: int) -> Tensor:
     As `kaldi_fbank`, with F = half the points of the transform + 1.
     """
     fft = 1 << (size - 1).bit_length()
+    window = constant(kaldi_window, size, fft, like=waveforms)
+    emphasis = waveforms.new_full((), PRE_EMPHASIS)
 
     def features(frames: Tensor) -> Tensor:
-        logs = _power(_kaldi_window(frames, fft)).clamp(min=KALDI_FLOOR).log()
-        energy = (frames - frames.mean(-1, keepdim=True)).square().sum(-1, keepdim=True).clamp(min=1.0).log()
-        return torch.cat([energy, logs[..., 1:]], -1)
+        own = frames[..., :size]
+        mean = own.mean(-1, keepdim=True)
+        logs = _power(_kaldi_squares(frames, mean, size, window, emphasis)).clamp_(min=KALDI_FLOOR).log_()
+        logs[..., 0] = (own - mean).square_().sum(-1).clamp_(min=1.0).log_()
+        return logs
 
-    return _in_blocks(features, waveforms.unfold(1, size, hop))
+    return _in_blocks(features, waveforms, fft, hop, fft // 2 + 1, fft - size)
 
 
-def _kaldi_window(frames: Tensor, fft: int) -> Tensor:
-    """(..., size) -> (..., fft): mean removed, pre-emphasis, window, zeros behind.
+def _kaldi_squares(frames: Tensor, mean: Tensor, size: int, window: Tensor, emphasis: Tensor) -> Tensor:
+    """Mean removed, pre-emphasis, window and transform of frames; the squares of the real and imaginary parts.
 
-    The first sample has none before it to be taken from it; the window makes it zero.
+    Rounds where torchaudio does. A product fused with the sum, or one pre-emphasis of the whole waveform, is as near
+    the truth and faster, but differs from torchaudio by as much as torchaudio does from the truth: 1e-4 and more in
+    bins with little energy.
+
+    Args:
+        frames: (B, T, fft), finite.
+        mean: (B, T, 1) of their first `size` samples.
+        size: samples of a frame; what is behind them counts nowhere.
+        window: (fft,) `kaldi_window`.
+        emphasis: () share of a sample that is taken from the next.
+
+    Returns:
+        (B, T, fft / 2 + 1, 2).
     """
-    size = frames.shape[-1]
-    window = constant(povey_window, size, like=frames)[1:]
-    frames = frames - frames.mean(-1, keepdim=True)
-    emphasised = (frames[..., 1:] - PRE_EMPHASIS * frames[..., :-1]).mul_(window)
-    return F.pad(emphasised, (1, fft - size))
+    x = frames - mean
+    # The first sample has none before it in its frame; the window makes it zero.
+    x[..., 1:size].sub_((x[..., :size] * emphasis)[..., :-1])
+    return _squares(x.mul_(window))
 
 
-def _power(frames: Tensor) -> Tensor:
-    """Squared magnitudes of the transform: (..., fft) -> (..., fft / 2 + 1).
+def _squares(frames: Tensor) -> Tensor:
+    """(B, T, fft) -> (B, T, fft / 2 + 1, 2) squares of the real and imaginary parts of the transform.
 
     ONNX Runtime's own transform is a hundred times less exact where fft is no power of two, so it gets a matrix.
     """
     if torch.onnx.is_in_onnx_export():
-        real, imaginary = (frames @ constant(fourier, frames.shape[-1], like=frames)).chunk(2, -1)
-    else:
-        spectrum = torch.fft.rfft(frames)
-        real, imaginary = spectrum.real, spectrum.imag
-    return torch.addcmul(real.square(), imaginary, imaginary)
+        parts = frames @ constant(fourier, frames.shape[-1], like=frames)
+        return torch.stack([parts[..., ::2], parts[..., 1::2]], -1).square()
+    return torch.view_as_real(torch.fft.rfft(frames)).square_()
 
 
 def fourier(size: int) -> Tensor:
-    """(size, size + 2): cosines of every frequency from 0 to half the rate, then sines."""
+    """(size, size + 2): a cosine and a sine of every frequency from 0 to half the rate."""
     place = torch.arange(size, device="cpu")[:, None] * torch.arange(size // 2 + 1, device="cpu") % size
     angle = place.double() * (2.0 * math.pi / size)
-    return torch.cat([angle.cos(), angle.sin()], 1).float()
+    return torch.stack([angle.cos(), angle.sin()], 2).flatten(1).float()
 
 
-def _in_blocks(function: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
-    """A function of frames (B, T, size), applied to some of them at a time outside of traced graphs."""
-    if torch.compiler.is_compiling():
-        return function(frames)
-    return torch.stack([torch.cat([function(block) for block in item.split(BLOCK_FRAMES)]) for item in frames])
+def _power(squares: Tensor) -> Tensor:
+    """(B, T, bins, 2) -> (B, T, bins)."""
+    return squares[..., 0] + squares[..., 1]
+
+
+def _in_blocks(
+    function: Callable[[Tensor], Tensor], waveforms: Tensor, size: int, hop: int, width: int, missing: int = 0
+) -> Tensor:
+    """A function of frames, applied to some of them at a time where that is faster and nothing is differentiated.
+
+    Args:
+        function: (B, T, size) -> (B, T, width), each frame for itself.
+        waveforms: (B, S).
+        size: samples of a frame.
+        hop: samples from one frame to the next.
+        width: F.
+        missing: zeros to be added behind the waveforms.
+    """
+    if torch.compiler.is_compiling() or waveforms.device.type != "cpu":
+        return function(F.pad(waveforms, (0, missing)).unfold(1, size, hop))
+    whole = max(0, (waveforms.shape[1] - size) // hop + 1)  # frames that lack nothing
+    step = max(1, BLOCK_FRAMES * torch.get_num_threads() // len(waveforms))
+    blocks = list(torch.split(waveforms.unfold(1, size, hop), step, 1)) if whole else []
+    rest = F.pad(waveforms[:, whole * hop :], (0, missing))
+    if rest.shape[1] >= size:
+        blocks.append(rest.unfold(1, size, hop))
+    if waveforms.requires_grad and torch.is_grad_enabled():
+        return torch.cat([function(block) for block in blocks], 1)
+    counts = [block.shape[1] for block in blocks]
+    out = waveforms.new_empty(len(waveforms), sum(counts), width)
+    for block, place in zip(blocks, torch.split(out, counts, 1)):
+        place.copy_(function(block))
+    return out
 
 
 def deltas(x: Tensor, lengths: Tensor, window: int) -> Tensor:
