@@ -128,6 +128,31 @@ def test_the_bins_left_out_weigh_nothing(fft: int, bands: int, rate: int) -> Non
             assert not filters[:low, first:last].any() and not filters[high:, first:last].any()
 
 
+class Kaldi(torch.nn.Module):
+    """Every Kaldi feature, for tracing."""
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        frames = {"size": 400, "hop": 160}
+        fbank = spectral.kaldi_fbank(wave, bands=80, sample_rate=16000, **frames)
+        mfcc = spectral.kaldi_mfcc(wave, bands=23, cepstra=13, sample_rate=16000, **frames)
+        return fbank, mfcc, spectral.kaldi_spectrogram(wave, **frames)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", ["export", "compile"])
+def test_one_graph_for_any_batch_and_length(how: str) -> None:
+    torch.manual_seed(0)
+    if how == "export":
+        sizes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("samples", min=560, max=1 << 20)}
+        traced = torch.export.export(Kaldi(), (torch.randn(2, 8000),), dynamic_shapes=(sizes,)).module()
+    else:
+        torch.compiler.reset()
+        traced = torch.compile(Kaldi(), fullgraph=True, dynamic=True, backend="eager")
+    for shape in ((2, 8000), (5, 5001), (1, 1234)):
+        wave = torch.randn(shape)
+        torch.testing.assert_close(traced(wave), Kaldi()(wave))
+
+
 @pytest.mark.parametrize("padding", ["exact", "reference"])
 @pytest.mark.parametrize("name", KINDS)
 def test_an_utterance_gives_the_same_in_any_batch(name: str, padding: str) -> None:
