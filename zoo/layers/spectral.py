@@ -246,7 +246,9 @@ def _power(squares: Tensor) -> Tensor:
 def _in_blocks(
     function: Callable[[Tensor], Tensor], waveforms: Tensor, size: int, hop: int, width: int, missing: int = 0
 ) -> Tensor:
-    """A function of frames, applied to some of them at a time where that is faster and nothing is differentiated.
+    """A function of frames, applied to some of them at a time on CPUs outside of traced graphs.
+
+    Nothing but the last frames is padded, and what needs no gradient is written where it belongs, as both saves copies.
 
     Args:
         function: (B, T, size) -> (B, T, width), each frame for itself.
@@ -260,7 +262,7 @@ def _in_blocks(
         return function(F.pad(waveforms, (0, missing)).unfold(1, size, hop))
     whole = max(0, (waveforms.shape[1] - size) // hop + 1)  # frames that lack nothing
     step = max(1, BLOCK_FRAMES * torch.get_num_threads() // len(waveforms))
-    blocks = list(waveforms.unfold(1, size, hop).split(step, 1)) if whole else []
+    blocks = list(torch.split(waveforms.unfold(1, size, hop), step, 1)) if whole else []
     rest = F.pad(waveforms[:, whole * hop :], (0, missing))
     if rest.shape[1] >= size:
         blocks.append(rest.unfold(1, size, hop))
@@ -268,7 +270,7 @@ def _in_blocks(
         return torch.cat([function(block) for block in blocks], 1)
     counts = [block.shape[1] for block in blocks]
     out = waveforms.new_empty(len(waveforms), sum(counts), width)
-    for block, place in zip(blocks, out.split(counts, 1)):
+    for block, place in zip(blocks, out.split_with_sizes(counts, 1)):
         place.copy_(function(block))
     return out
 
