@@ -19,6 +19,7 @@ KINDS = (
     "hubert_large_ll60k",
     "distilhubert_base",
     "data2vec_base_960",
+    "data2vec2_base_960",
     "wavlm_base",
     "wavlm_large",
     "unispeech_large_en",

@@ -81,7 +81,7 @@ def no_tensor(root: Tree) -> None:
 
 
 def no_family(root: Tree) -> None:
-    root["cfg"]["model"]["_name"] = "data2vec_multi"
+    root["cfg"]["model"]["_name"] = "multires_hubert"
     del root["model"]["label_embs_concat"]
 
 

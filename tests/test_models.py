@@ -212,7 +212,7 @@ def test_parameter_names_do_not_change() -> None:
         with torch.device("meta"):
             found[name] = sorted(zoo.build(name, num_layers=1).state_dict())
     with torch.device("meta"):
-        for name in ("wav2vec2_conformer_relpos", "wav2vec2_conformer_rope"):
+        for name in ("wav2vec2_conformer_relpos", "wav2vec2_conformer_rope", "data2vec2_base_960"):
             found[name] = sorted(zoo.build(name, num_layers=1).state_dict())
         found["hubert batch norm"] = sorted(zoo.build("hubert_base", num_layers=1, pos_conv_norm="batch").state_dict())
     assert found == json.loads(PARAMETER_NAMES.read_text())

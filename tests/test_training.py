@@ -68,6 +68,13 @@ def test_each_dropout_acts_in_training_only_and_follows_the_generator(rate: str)
     assert not torch.equal(draw(1), still)
 
 
+def test_the_input_dropout_of_data2vec2_acts_behind_the_prenet() -> None:
+    model = tiny("data2vec2_base_960", input_dropout=0.5, num_layers=3, prenet_layers=1)
+    still = model(*batch()).hidden_states
+    drawn = model.train()(*batch()).hidden_states
+    assert [torch.equal(a, b) for a, b in zip(still, drawn)] == [True, True, False, False]
+
+
 def test_layerdrop_skips_blocks_at_its_rate() -> None:
     model = tiny("hubert_base", layerdrop=0.3, num_layers=8).train()
     skipped = total = 0

@@ -226,8 +226,8 @@ def _check_gradients(
         compared.add(names[name])
         # Shifting every key shifts all scores of a query alike: the gradient of a key bias is zero but for rounding,
         # so its unit is the gradient of the query bias beside it.
-        scale = re.sub(r"(k_proj|linear_k)\.bias$", lambda m: m[0].replace("k", "q"), key)
-        unit = float(want[f"{scale}/norm"])
+        beside = re.sub(r"(k_proj|linear_k)\.bias$", lambda m: m[0].replace("k", "q"), name)
+        unit = float(want[f"{prefix}grad/{names[beside]}/norm"])
         flat = parameter.grad.flatten()
         result.check(f"gradient/{name}/norm", flat.double().norm(), want[f"{key}/norm"], "gradient", unit)
         part = flat[:: max(1, len(flat) // SLICE)][:SLICE]

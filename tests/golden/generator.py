@@ -43,9 +43,9 @@ class _Rule(NamedTuple):
 _MATRICES = (
     # No norm stands between the convolutions of a group-norm extractor: a gain of sqrt(2) makes up for the GELUs.
     _Rule(r"(^|\.)feature_extractor\.", (0.0, 1.5), (0.0, 1.5)),
-    _Rule(r"(^|\.)pos_conv\.", (0.0, 1.5), (0.0, 2.0)),
+    _Rule(r"(^|\.)(pos_conv|relative_positional_encoder)\.", (0.0, 1.5), (0.0, 2.0)),
     _Rule(r"(^|\.)pos_conv_embed\.", (0.0, 1.5), (0.0, 2.0)),
-    _Rule(r"(\.[qk]_proj|\.linear_[qk])\.", (0.0, 0.8), (0.0, 1.7)),
+    _Rule(r"(\.[qk]_proj|\.linear_[qk]|\.qkv)\.", (0.0, 0.8), (0.0, 1.7)),
     # One row for each bucket of distances, one column for each head: as large as the scores it is added to.
     _Rule(r"\.(relative_attention_bias|rel_attn_embed)\.", (0.0, 1.2), (0.0, 2.4)),
     # Stacks of one adapter, whose first axis is that of the stack.
@@ -56,7 +56,7 @@ _VECTORS = (
     _Rule(r"\.running_mean$", (0.0, 0.2), (0.0, 0.5)),
     _Rule(r"\.running_var$", (1.0, 0.3), (1.5, 1.2)),
     _Rule(r"\.(weight_g|original0)$", (0.6, 0.2), (1.2, 0.6)),
-    _Rule(r"\.(grep_a|gru_rel_pos_const)$", (1.0, 0.3), (1.0, 1.5)),
+    _Rule(r"\.(grep_a|gru_rel_pos_const|alibi_scale)$", (1.0, 0.3), (1.0, 1.5)),
     _Rule(r"(^|\.)(weight|ln_W)$", (1.0, 0.1), (1.0, 0.5)),
     _Rule(r"(^|\.)(bias|ln_b|b_[ab])$", (0.0, 0.05), (0.0, 0.3)),
     _Rule(r"", (0.0, 1.0), (0.0, 1.0)),

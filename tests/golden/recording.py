@@ -98,10 +98,15 @@ def record_gradients(
     waveforms = nn.utils.rnn.pad_sequence(gradients[: len(inputs)], batch_first=True)
     arrays[f"{prefix}grad/input"] = waveforms if len(inputs) > 1 else waveforms[0]
     for name, gradient in zip(parameters, gradients[len(inputs) :], strict=True):
-        if gradient is not None:
-            flat = gradient.flatten()
-            arrays[f"{prefix}grad/{name}/norm"] = flat.double().norm()
-            arrays[f"{prefix}grad/{name}/slice"] = flat[:: max(1, len(flat) // SLICE)][:SLICE]
+        if gradient is None:
+            continue
+        parts = {name: gradient}
+        if ".qkv." in name:  # fused: query, key and value each by itself
+            parts = {f"{name}[{i}]": part for i, part in enumerate(gradient.chunk(3))}
+        for part, value in parts.items():
+            flat = value.flatten()
+            arrays[f"{prefix}grad/{part}/norm"] = flat.double().norm()
+            arrays[f"{prefix}grad/{part}/slice"] = flat[:: max(1, len(flat) // SLICE)][:SLICE]
 
 
 def compute(
@@ -169,7 +174,7 @@ def measure_noise(
             whole = name.replace("/slice", "/norm")
             size = float(exact[whole]) if whole.endswith("/norm") else float(exact[name].norm())
             # Key biases shift all scores of a query alike: their gradient is zero, and what is seen is rounding.
-            if not re.search(r"(k_proj|linear_k)\.bias/(norm|slice)$", name):
+            if not re.search(r"((k_proj|linear_k)\.bias|qkv\.bias\[1\])/(norm|slice)$", name):
                 noise["gradients"] = max(noise["gradients"], difference / size)
         elif kind != "loss":
             noise[kind if kind in noise else "states"] = max(noise.get(kind, noise["states"]), difference)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import zoo
 from tests.golden.compare import Case, compare
 from zoo.layers import attention, conv, lengths, transformer
-from zoo.models import _speech_encoder, conformer
+from zoo.models import _speech_encoder, conformer, data2vec2
 
 Plant = Callable[[nn.Module, pytest.MonkeyPatch], None]
 
@@ -27,6 +27,7 @@ DATA2VEC, WAVLM, WAVLM_PRE = "data2vec_usual", "wavlm_post_norm_lively", "wavlm_
 DISTIL, MMS = "distilhubert_usual", "mms_pre_norm_usual"
 SAT, UNISPEECH, HF_NO_MASK = "unispeech_sat_post_norm_usual", "hf_unispeech_pre_norm_usual", "hf_wavlm_post_norm_usual"
 
+DATA2VEC2 = "data2vec2_lively"
 RELATIVE, ROTARY = "conformer_relative_lively", "conformer_rotary_lively"
 
 
@@ -280,6 +281,24 @@ def standard_frequencies(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
     positions.inv_freq = conformer.frequencies(2 * len(positions.inv_freq))
 
 
+def distance_bias(change: Callable[[Tensor], Tensor]) -> Plant:
+    """Change data2vec 2.0's bias (H, T, T)."""
+    original = data2vec2.Data2vec2Encoder.distance_bias
+    changed = lambda self, frames, dtype: change(original(self, frames, dtype))  # noqa: E731
+    return set_class(data2vec2.Data2vec2Encoder, "distance_bias", changed)
+
+
+def negative_scale(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    """A negative scale lets its head look at far frames instead of at all alike."""
+    patch.setattr(torch.Tensor, "clamp", lambda x, min: x)
+
+
+def one_series(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
+    """Slopes in one geometric series, though the number of heads is no power of two."""
+    heads = len(model.encoder.slopes)
+    model.encoder.slopes = [2.0 ** (-8.0 * (i + 1) / heads) for i in range(heads)]
+
+
 ORIGINAL_BY_KEY = conformer.by_key
 LAYER = "encoder.layers.0"
 CANARIES: dict[str, tuple[str, Plant]] = {
@@ -337,6 +356,17 @@ CANARIES: dict[str, tuple[str, Plant]] = {
         swapped("encoder.pos_conv_embed.layers.1", "encoder.pos_conv_embed.layers.3"),
     ),
     "data2vec: stack without norms": (DATA2VEC, set_class(conv.PositionalConvBlock, "forward", block_without_norm)),
+    "data2vec 2.0: no distance bias": (DATA2VEC2, distance_bias(torch.zeros_like)),
+    "data2vec 2.0: one head's bias for all": (DATA2VEC2, distance_bias(lambda bias: bias[:1].expand_as(bias))),
+    "data2vec 2.0: nearer frames only behind": (DATA2VEC2, distance_bias(lambda bias: bias.tril())),
+    "data2vec 2.0: negative scale not clamped": (DATA2VEC2, negative_scale),
+    "data2vec 2.0: slopes in one series": (DATA2VEC2, one_series),
+    "data2vec 2.0: padding mask lost beside the bias": (DATA2VEC2, sdpa(bias_without_padding)),
+    "data2vec 2.0: prenet behind the other blocks": (DATA2VEC2, swapped("encoder.layers.0", "encoder.layers.1")),
+    "data2vec 2.0: padding blanked that the reference shows": (
+        DATA2VEC2,
+        set_class(data2vec2.Data2vec2, "blank", _speech_encoder.SpeechEncoder.blank),
+    ),
     "DistilHuBERT: norm before the projection": (
         DISTIL,
         replaced("feature_projection.layer_norm", lambda x: F.layer_norm(x, x.shape[2:])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.converters._fields import is_one_of, parse_conv_layers
+from zoo.converters._fields import parse_conv_layers
 from zoo.converters._rows import Row
 from zoo.converters._source import Lazy
 from zoo.converters._unpickle import LazyTensor
 from zoo.errors import CheckpointError, shown
-from zoo.models._family import Config, Family, typed
+from zoo.models._family import Config, Family, is_one_of, typed
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 Get = Callable[[str, Any], Any]  # name of a field, default -> its value
@@ -57,6 +58,8 @@ POSITIONAL_ROWS = {
 }
 
 ADAPTER = re.compile(r".*\.adapter_layer\.(W_a|W_b|b_a|b_b|ln_W|ln_b)")  # stacked over adapters
+SCALE = re.compile(r".*\.alibi_scale")  # (1, 1, H, 1, 1), in older files without the first axis
+FUSED = re.compile(r"(?!_ema\.).*\.attn\.qkv\.(weight|bias)")  # rows of query, key and value, in that order
 
 # Values under which the reference's forward pass is the one built here; an absent field has the first.
 REQUIRED: Mapping[str, tuple[Any, ...]] = {
@@ -133,7 +136,7 @@ def _adapter_width(get: Get) -> Any:
 
 def rows(config: Config, family: Family, dialect: str) -> tuple[Row, ...]:
     """The key table of a configuration: the family's own rows in that dialect, and those of the shared encoder."""
-    own = tuple(Row(*pair) for pair in family.rows.get(dialect, ()))
+    own = tuple(Row(*pair) for pair in family.own_rows(dialect, config))
     if not isinstance(config, SpeechEncoderConfig):
         return own
     replaced = {row.source for row in own}
@@ -142,29 +145,33 @@ def rows(config: Config, family: Family, dialect: str) -> tuple[Row, ...]:
 
 
 @dataclass(frozen=True)
-class FirstOf:
-    """The one adapter of a stack (1, ...) of them, not yet read."""
+class Part:
+    """One of the equal parts that lie one after another in a tensor, not yet read.
 
-    stack: LazyTensor
+    Attributes:
+        whole: the tensor.
+        shape: sizes of each part.
+        index: which one.
+    """
+
+    whole: LazyTensor
+    shape: tuple[int, ...]
+    index: int = 0
 
     @property
     def dtype(self) -> torch.dtype:
         """As stored."""
-        return self.stack.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its sizes, without the axis of the stack."""
-        return self.stack.shape[1:]
+        return self.whole.dtype
 
     @property
     def numel(self) -> int:
         """Number of elements."""
-        return self.stack.numel
+        return math.prod(self.shape)
 
     def load(self) -> Tensor:
-        """Read it."""
-        return self.stack.load()[0]
+        """Read it; a copy, as a view would keep the whole in memory."""
+        start = self.index * self.numel
+        return self.whole.load().flatten()[start : start + self.numel].reshape(self.shape).clone()
 
 
 def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, Lazy]:
@@ -179,5 +186,17 @@ def tensors(items: Iterable[tuple[str, Any]]) -> dict[str, Lazy]:
         for name, tensor in [(f"{key}.{k}", v) for k, v in inside] or [(key, value)]:
             if not isinstance(name, str) or not isinstance(tensor, LazyTensor):
                 raise CheckpointError(f"the model's state dict holds something else than a tensor under {shown(name)}")
-            found[name] = FirstOf(tensor) if ADAPTER.fullmatch(name) and tensor.shape[:1] == (1,) else tensor
+            found |= _parts(name, tensor)
     return found
+
+
+def _parts(name: str, tensor: LazyTensor) -> dict[str, Lazy]:
+    """A tensor of a state dict by its name, or the parts of it that have a place of their own."""
+    shape = tensor.shape
+    if ADAPTER.fullmatch(name) and shape[:1] == (1,):
+        return {name: Part(tensor, shape[1:])}
+    if SCALE.fullmatch(name) and set(shape[:-3]) == {1}:
+        return {name: Part(tensor, shape[-3:])}
+    if FUSED.fullmatch(name) and shape and shape[0] % 3 == 0:
+        return {f"{name}[{i}]": Part(tensor, (shape[0] // 3, *shape[1:]), i) for i in range(3)}
+    return {name: tensor}

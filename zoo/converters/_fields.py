@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +152,6 @@ def read_dictionary(path: Path) -> list[str]:
     return symbols
 
 
-def is_one_of(value: Any, allowed: Iterable[Any]) -> bool:
-    """Whether a value equals one of those allowed; a truth value is no number."""
-    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
-
-
 def resolve(value: Any, *roots: Mapping[str, Any]) -> Any:
     """Follow an omegaconf reference such as "${task.normalize}" through the given roots, the first that has it.
 
@@ -170,11 +165,12 @@ def resolve(value: Any, *roots: Mapping[str, Any]) -> Any:
         match = _REFERENCE.fullmatch(value)
         if match is None:
             return value
-        value = next((found for root in roots if (found := _look_up(root, match[1].lstrip("."))) is not None), None)
+        value = next((found for root in roots if (found := look_up(root, match[1].lstrip("."))) is not None), None)
     return None
 
 
-def _look_up(root: Mapping[str, Any], path: str) -> Any:
+def look_up(root: Mapping[str, Any], path: str) -> Any:
+    """What stands at a path such as "task.normalize", or None."""
     node: Any = root
     for part in path.split("."):
         if not isinstance(node, Mapping):

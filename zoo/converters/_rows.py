@@ -69,6 +69,11 @@ def _pattern(template: str) -> re.Pattern[str]:
     )
 
 
+def _match(line: Row | Drop, key: str) -> re.Match[str] | None:
+    # The part before the first placeholder decides quickly against most lines.
+    return _pattern(line.source).fullmatch(key) if key.startswith(line.source.partition("{")[0]) else None
+
+
 def assign(
     rows: Iterable[Row],
     drops: Iterable[Drop],
@@ -98,8 +103,8 @@ def assign(
     ambiguous: list[str] = []
     wrong: list[str] = []
     for key, shape in shapes.items():
-        targets = [row.target.format(**m.groupdict()) for row in rows if (m := _pattern(row.source).fullmatch(key))]
-        reasons = [drop.reason for drop in drops if _pattern(drop.source).fullmatch(key)]
+        targets = [row.target.format(**match.groupdict()) for row in rows if (match := _match(row, key))]
+        reasons = [drop.reason for drop in drops if _match(drop, key)]
         if len(targets) + len(reasons) > 1 or (targets and targets[0] in result.filled):
             ambiguous.append(key)
         elif reasons:

@@ -30,12 +30,6 @@ class Unsupported:
 
 UNSUPPORTED = (
     Unsupported(
-        "data2vec 2.0",
-        ("data2vec_multi",),
-        r"(w2v_encoder\.w2v_model\.)?modality_encoders\..*",
-        "its encoder attends with learned distance biases and is not written yet; data2vec 1.0 is there",
-    ),
-    Unsupported(
         "multi-resolution HuBERT",
         ("multires_hubert", "multires_hubert_pretraining", "multires_hubert_ctc"),
         r"(w2v_encoder\.w2v_model\.)?(middle_encoder|(down|up)sample_modules)\..*",

@@ -14,7 +14,7 @@ from typing import Any
 from zoo._registry import families
 from zoo.converters import _fairseq_layout as layout
 from zoo.converters._dialect import Dialect, Reading
-from zoo.converters._fields import resolve
+from zoo.converters._fields import look_up, resolve
 from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError, shown
@@ -55,16 +55,18 @@ def read(source: Source) -> Reading:
     outer = _sections(root["cfg"] if isinstance(root.get("cfg"), Mapping) else root["args"])
     nested = any(str(key).startswith(NESTED) for key in root["model"])
     inner = _inner(outer) if nested else outer
+    family = _family(inner, outer, root["model"])
+    elsewhere = family.places.get("fairseq", {})
 
     def get(name: str, default: Any) -> Any:
         """A field of the encoder's configuration; dropouts as they were while fine-tuning."""
+        name, default = elsewhere.get(name, (name, default))
         places = [outer["model"], inner["model"]] if name in OVERRIDDEN else [inner["model"]]
         for place in places:
-            if (value := resolve(place.get(name), inner, outer)) is not None:
+            if (value := resolve(look_up(place, name), inner, outer)) is not None:
                 return value
         return default
 
-    family = _family(inner, outer, root["model"])
     tensors = layout.tensors(root["model"].items())
     fields: dict[str, Any] = {}
     if issubclass(family.config, SpeechEncoderConfig):
@@ -141,7 +143,8 @@ def _family(inner: Mapping[str, Any], outer: Mapping[str, Any], tensors: Mapping
                 return family
         if found:
             return found[0]
-    own = [f for f in families().values() if any(key in tensors for key, _ in f.rows.get("fairseq", ()))]
+    tables = [(family, family.rows.get("fairseq", ())) for family in families().values()]
+    own = [f for f, rows in tables if not callable(rows) and any(key in tensors for key, _ in rows)]
     if len(own) == 1:
         return own[0]
     said = next((shown(name) for name in names if name), "no name")

@@ -11,11 +11,10 @@ from typing import Any
 
 from zoo._registry import families
 from zoo.converters._dialect import Dialect, Reading
-from zoo.converters._fields import is_one_of
 from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Folder, Source
 from zoo.errors import CheckpointError, shown
-from zoo.models._family import Family, typed
+from zoo.models._family import Family, is_one_of, typed
 
 NORMALIZE_EPS = 1e-7  # of the feature extractor, which divides by sqrt(variance + 1e-7)
 
@@ -113,7 +112,7 @@ def read(source: Source) -> Reading:
             **family.own_fields("huggingface", hf.get, {key: tensor.shape for key, tensor in tensors.items()}),
         }
     )
-    rows = tuple(Row(*pair) for pair in family.rows.get("huggingface", ()))
+    rows = tuple(Row(*pair) for pair in family.own_rows("huggingface", config))
     prefix = str(hf["model_type"]).replace("-", "_") + "."
     prefix = prefix if any(key.startswith(prefix) for key in tensors) else ""
     return Reading(

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo.converters._dialect import Dialect, Reading
-from zoo.converters._fields import is_one_of
 from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Source
 from zoo.converters._unpickle import LazyTensor
 from zoo.errors import CheckpointError, shown
-from zoo.models._family import typed
+from zoo.models._family import is_one_of, typed
 from zoo.models.tera import TeraConfig
 
 KEYS = (

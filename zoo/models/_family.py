@@ -7,7 +7,7 @@ import operator
 import types
 import typing
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -19,6 +19,7 @@ from zoo.errors import ConfigError, InputError, cut, shown
 
 C = TypeVar("C", bound="Config")
 FieldReader = Callable[[Callable[[str, Any], Any], Mapping[str, tuple[int, ...]]], dict[str, Any]]
+Pairs = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,11 @@ def typed(name: str, value: Any, hint: Any) -> Any:
     raise ConfigError(f"configuration field {name!r} cannot be {shown(value)}")
 
 
+def is_one_of(value: Any, allowed: Iterable[Any]) -> bool:
+    """Whether a value equals one of those allowed; a truth value is no number."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a checkpoint can be had.
@@ -107,6 +113,7 @@ SOURCE_CODES = {
     "MMS": ("fairseq", "https://dl.fbaipublicfiles.com/mms/"),
     "FAIRSEQ": ("fairseq", "https://"),
     "D2V": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/data2vec/"),
+    "D2V2": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/data2vec2/"),
     "S3": ("s3prl", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
     "DISTIL": ("s3prl_distiller", "https://huggingface.co/leo19941227/distilhubert/resolve/main/"),
     "S3M": ("microsoft", "https://huggingface.co/s3prl/converted_ckpts/resolve/main/"),
@@ -284,8 +291,10 @@ class Family:
             that the dialect requires of every family.
         fields: dialect -> what makes configuration fields, beside the shared encoder's where the family has those,
             from (look-up of a field of the file's configuration by name and default, shapes of its tensors).
+        places: dialect -> name of a field that the dialect reads for every family -> where this family's
+            configuration has it instead (dots lead into its sections), and what an absent one means.
         rows: dialect -> (source key, zoo key) templates beside those that the dialect has for every family, or in
-            place of those with the same source.
+            place of those with the same source; or what makes them from a configuration.
         drops: dialect -> (source key, reason) templates of what is left behind.
         generated: zoo key of a buffer that follows from the configuration -> what makes it. A file may lack it; where
             it is there, its values are kept in full precision.
@@ -299,8 +308,9 @@ class Family:
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     required: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
     fields: Mapping[str, FieldReader] = field(default_factory=dict)
-    rows: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
-    drops: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    places: Mapping[str, Mapping[str, tuple[str, Any]]] = field(default_factory=dict)
+    rows: Mapping[str, Pairs | Callable[[Any], Pairs]] = field(default_factory=dict)
+    drops: Mapping[str, Pairs] = field(default_factory=dict)
     generated: Mapping[str, Callable[[Any], Tensor]] = field(default_factory=dict)
 
     def own_fields(
@@ -309,6 +319,11 @@ class Family:
         """Configuration fields that the family itself reads from a dialect's configuration."""
         reader = self.fields.get(dialect)
         return reader(get, shapes) if reader else {}
+
+    def own_rows(self, dialect: str, config: Config) -> Pairs:
+        """The family's own rows in a dialect."""
+        rows = self.rows.get(dialect, ())
+        return rows(config) if callable(rows) else rows
 
     def shapes(self, config: Config) -> dict[str, tuple[int, ...]]:
         """Name -> shape of a model's parameters and buffers, without allocating them."""

@@ -268,13 +268,17 @@ class SpeechEncoder(Model):
         if self.training:
             x = self._hide(x, frames)
         if mask is not None:
-            x = x.masked_fill(mask[:, :, None], 0.0)
+            x = self.blank(x, mask)
         states = self.encoder(x, mask, exact, frozenset(wanted))
         if exact and mask is not None:
             states = {i: state.masked_fill(mask[:, :, None], 0.0) for i, state in states.items()}
         last = states.get(self.num_layers)
         logits = self.heads.ctc(last) if self.heads is not None and last is not None else None
         return EncoderOutput(tuple(states[i] for i in wanted), frames, logits)
+
+    def blank(self, x: Tensor, mask: Tensor) -> Tensor:
+        """What the encoder is given: x (B, T, D), zero where padded."""
+        return x.masked_fill(mask[:, :, None], 0.0)
 
     def _batch(
         self, waveforms: Tensor | Sequence[Tensor], lengths: Tensor | Sequence[int] | None
