@@ -7,9 +7,10 @@ words in `PLACEHOLDERS`. A placeholder keeps its value from source to target, so
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
 from zoo.errors import CheckpointError, cut
 
@@ -46,6 +47,9 @@ class Drop:
     reason: str
 
 
+Line = TypeVar("Line", Row, Drop)
+
+
 @dataclass
 class Assignment:
     """Which source key fills which target key.
@@ -69,9 +73,21 @@ def _pattern(template: str) -> re.Pattern[str]:
     )
 
 
-def _match(line: Row | Drop, key: str) -> re.Match[str] | None:
-    # The part before the first placeholder decides quickly against most lines.
-    return _pattern(line.source).fullmatch(key) if key.startswith(line.source.partition("{")[0]) else None
+def _index(lines: Iterable[Line]) -> dict[str, list[Line]]:
+    """Lines of a table by the whole parts of a key that come before the first placeholder."""
+    index: dict[str, list[Line]] = {}
+    for line in lines:
+        fixed = line.source.partition("{")[0]
+        index.setdefault(fixed[: fixed.rfind(".") + 1], []).append(line)
+    return index
+
+
+def _matches(index: Mapping[str, list[Line]], key: str) -> Iterator[tuple[Line, re.Match[str]]]:
+    """Lines that a key matches."""
+    for end in (0, *(i + 1 for i, character in enumerate(key) if character == ".")):
+        for line in index.get(key[:end], ()):
+            if match := _pattern(line.source).fullmatch(key):
+                yield line, match
 
 
 def assign(
@@ -97,14 +113,14 @@ def assign(
         raise CheckpointError(f"it holds {len(shapes)} tensors, where no model has more than {MAX_TENSORS}")
     if long := next((key for key in shapes if len(key) > MAX_NAME), None):
         raise CheckpointError(f"it holds a tensor whose name has {len(long)} characters: {cut(long)}")
-    rows, drops = list(rows), list(drops)
+    by_start, dropped = _index(rows), _index(drops)
     result = Assignment()
     unmatched: list[str] = []
     ambiguous: list[str] = []
     wrong: list[str] = []
     for key, shape in shapes.items():
-        targets = [row.target.format(**match.groupdict()) for row in rows if (match := _match(row, key))]
-        reasons = [drop.reason for drop in drops if _match(drop, key)]
+        targets = [row.target.format(**match.groupdict()) for row, match in _matches(by_start, key)]
+        reasons = [drop.reason for drop, _ in _matches(dropped, key)]
         if len(targets) + len(reasons) > 1 or (targets and targets[0] in result.filled):
             ambiguous.append(key)
         elif reasons:
