@@ -600,6 +600,11 @@ def microsoft(name: str, value: Any) -> Make:
     return edited(lambda root: root["cfg"].update({name: value}), "wavlm")
 
 
+def many_rows_and_keys(root: Tree) -> None:
+    root["cfg"]["model"].update(depth=127)
+    root["model"].update({f"blocks.{i}.unknown": torch.ones(1) for i in range(9000)})
+
+
 def deep(levels: int) -> Any:
     value: Any = 1
     for _ in range(levels):
@@ -683,6 +688,17 @@ for name, value, words in (
     add(f"wavlm: {name} = {value!r}", microsoft(name, value), words)
 add("normalize is text", edited(lambda root: root["cfg"]["task"].update(normalize="False")), "normalize")
 add("the configuration is a list", edited(lambda root: root.update(cfg=[1])), "its layout is none")
+add(
+    "data2vec2: a number for a flag",
+    edited(lambda r: r["cfg"]["model"].update(norm_affine=1), "data2vec2"),
+    "norm_affine",
+)
+add("data2vec2: 10^9 layers", edited(lambda r: r["cfg"]["model"].update(depth=10**9), "data2vec2"), "depth")
+add(
+    "data2vec2: 128 layers and 9000 unknown tensors",
+    edited(many_rows_and_keys, "data2vec2"),
+    "no place for",
+)
 add("there is no configuration", edited(lambda root: root.pop("cfg")), "its layout is none")
 add(
     "an unknown model",

@@ -210,7 +210,7 @@ def sections(tree: Any) -> list[Tree]:
 @st.composite
 def changed_tree(draw: st.DrawFn) -> Make:
     """A genuine checkpoint, saved again with other values, names or tensors."""
-    name = draw(st.sampled_from((*ZIPS, STREAM, "mms.pt", "distilhubert.pt", "wav2vec_u/plain.pt", "conformer_ctc.pt")))
+    name = draw(st.sampled_from((*ZIPS, STREAM, "mms.pt", "distilhubert.pt", "wav2vec_u/plain.pt", "data2vec2.pt")))
     root = read(DATA / name)
     for _ in range(draw(st.integers(1, 3))):
         section = draw(st.sampled_from(sections(root)))

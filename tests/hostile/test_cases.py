@@ -15,9 +15,10 @@ from tests.hostile.runner import Runner
 
 SECONDS = 2.0
 MEMORY = 64  # MiB above what the process has at the start
-# One genuine file of each layout: what they make the process import and allocate is there before the first case.
-GENUINE = ("e3_resolved.pt", "e0_namespace_legacy.pt", "wavlm.pt", "conformer_rotary.pt", "distilhubert.pt")
-GENUINE += ("s3prl/tera.ckpt", "wav2vec_u/plain.pt", "hf/ctc", "hf/bin", "README.md", "absent.pt")
+# Genuine files of every family and layout, and some that are none: what they make the process import and allocate is
+# there before the first case.
+GENUINE = [*sorted(DATA.glob("*.pt")), *sorted(DATA.glob("s3prl/*.ckpt")), DATA / "wav2vec_u" / "plain.pt"]
+GENUINE += [DATA / "hf" / "ctc", DATA / "hf" / "bin", DATA / "README.md", DATA / "absent.pt"]
 
 
 class Process:
@@ -29,11 +30,11 @@ class Process:
 
     def start(self) -> None:
         self.runner = Runner()
-        for name in GENUINE:
+        for path in GENUINE:
             for do in ("convert", "inspect", "load"):
                 output = self.folder / "out.safetensors"
                 output.unlink(missing_ok=True)
-                answer = self.ask(do=do, path=str(DATA / name), folder=str(self.folder))
+                answer = self.ask(do=do, path=str(path), folder=str(self.folder))
         self.size = answer["before"]
 
     def ask(self, **request: Any) -> dict[str, Any]:

@@ -190,7 +190,16 @@ def test_what_a_dtype_cannot_hold_is_refused(tmp_path: Path, capsys: Any) -> Non
     assert "not finite in float32" in capsys.readouterr().err
 
 
-# Names and limits that the reader shares with other code
+def test_an_empty_tensor_has_parts_too(tmp_path: Path) -> None:
+    """Heads may have any shape; this one is cut into three parts of no rows."""
+    root = read(DATA / "data2vec2.pt")
+    root["model"]["shared_decoder.attn.qkv.weight"] = torch.ones(0, 4)
+    torch.save(root, tmp_path / "file.pt")
+    assert convert(tmp_path / "file.pt", "-o", tmp_path / "out.safetensors") == 0
+    assert load_file(tmp_path / "out.safetensors")["heads.shared_decoder.attn.qkv.weight[2]"].shape == (0, 4)
+
+
+# The source
 
 
 def test_the_package_has_no_way_to_run_what_it_reads() -> None:

@@ -12,10 +12,10 @@ from zoo._registry import families
 from zoo._tensors import Lazy, Made, zeros
 from zoo.converters import _state_dict
 from zoo.converters._dialect import Checkpoint
-from zoo.converters._fields import SPECIALS, Block, is_one_of, parse_conv_layers, resolve
+from zoo.converters._fields import SPECIALS, Block, parse_conv_layers, resolve
 from zoo.converters._rows import Row, invert
 from zoo.errors import CheckpointError, shown
-from zoo.models._family import Config, Family, typed
+from zoo.models._family import Config, Family, is_one_of, typed
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 Get = Callable[[str, Any], Any]  # name of a field, default -> its value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +156,6 @@ def read_dictionary(path: Path) -> list[str]:
             raise InputError(f"{path} holds {shown(symbol)} twice, the second time in line {number}")
         symbols.append(symbol)
     return symbols
-
-
-def is_one_of(value: Any, allowed: Iterable[Any]) -> bool:
-    """Whether a value equals one of those allowed; a truth value is no number."""
-    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
 
 
 def resolve(value: Any, *roots: Mapping[str, Any]) -> Any:

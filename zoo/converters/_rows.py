@@ -7,9 +7,10 @@ words in `PLACEHOLDERS`. A placeholder keeps its value from source to target, so
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
 from zoo.errors import CheckpointError, cut
 
@@ -47,6 +48,9 @@ class Drop:
     reason: str
 
 
+Line = TypeVar("Line", Row, Drop)
+
+
 @dataclass
 class Assignment:
     """Which source key fills which target key.
@@ -68,6 +72,23 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(
         "".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>{PLACEHOLDERS[p]})" for i, p in enumerate(parts))
     )
+
+
+def _index(lines: Iterable[Line]) -> dict[str, list[Line]]:
+    """Lines of a table by the whole parts of a key that come before the first placeholder."""
+    index: dict[str, list[Line]] = {}
+    for line in lines:
+        fixed = line.source.partition("{")[0]
+        index.setdefault(fixed[: fixed.rfind(".") + 1], []).append(line)
+    return index
+
+
+def _matches(index: Mapping[str, list[Line]], key: str) -> Iterator[tuple[Line, re.Match[str]]]:
+    """Lines that a key matches."""
+    for end in (0, *(i + 1 for i, character in enumerate(key) if character == ".")):
+        for line in index.get(key[:end], ()):
+            if match := _pattern(line.source).fullmatch(key):
+                yield line, match
 
 
 def assign(
@@ -93,14 +114,14 @@ def assign(
         raise CheckpointError(f"it holds {len(shapes)} tensors, where no model has more than {MAX_TENSORS}")
     if long := next((key for key in shapes if len(key) > MAX_NAME), None):
         raise CheckpointError(f"it holds a tensor whose name has {len(long)} characters: {cut(long)}")
-    rows, drops = list(rows), list(drops)
+    by_start, dropped = _index(rows), _index(drops)
     result = Assignment()
     unmatched: list[str] = []
     ambiguous: list[str] = []
     wrong: list[str] = []
     for key, shape in shapes.items():
-        targets = [row.target.format(**m.groupdict()) for row in rows if (m := _pattern(row.source).fullmatch(key))]
-        reasons = [drop.reason for drop in drops if _pattern(drop.source).fullmatch(key)]
+        targets = [row.target.format(**match.groupdict()) for row, match in _matches(by_start, key)]
+        reasons = [drop.reason for drop, _ in _matches(dropped, key)]
         if len(targets) + len(reasons) > 1 or (targets and targets[0] in result.filled):
             ambiguous.append(key)
         elif reasons:

@@ -13,11 +13,10 @@ from typing import Any
 
 from zoo._registry import families
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
-from zoo.converters._fields import is_one_of
 from zoo.converters._rows import Drop, Row, invert
 from zoo.converters._source import Folder, Source
 from zoo.errors import CheckpointError, shown
-from zoo.models._family import Config, Family
+from zoo.models._family import Config, Family, is_one_of
 
 NORMALIZE_EPS = 1e-7  # of the feature extractor, which divides by sqrt(variance + 1e-7)
 MASK = "masked_spec_embed"

@@ -11,11 +11,11 @@ from typing import Any
 
 from zoo._tensors import Lazy
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
-from zoo.converters._fields import is_one_of, section
+from zoo.converters._fields import section
 from zoo.converters._rows import Drop, Row, invert
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError, cut, shown
-from zoo.models._family import typed
+from zoo.models._family import is_one_of, typed
 from zoo.models.tera import TeraConfig
 
 KEYS = (

@@ -11,10 +11,10 @@ from typing import Any
 from zoo._registry import families
 from zoo.converters import _fairseq_layout as layout
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
-from zoo.converters._fields import is_one_of, section
+from zoo.converters._fields import section
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError, shown
-from zoo.models._family import Config
+from zoo.models._family import Config, is_one_of
 from zoo.models._speech_encoder import SpeechEncoderConfig
 
 # What s3prl's class looks at, and its defaults; the names are fairseq's, but for the convolutions'.

@@ -7,7 +7,7 @@ import operator
 import types
 import typing
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -86,6 +86,11 @@ def typed(name: str, value: Any, hint: Any) -> Any:
     elif hint in (bool, int, str) and type(value) is hint:
         return value
     raise ConfigError(f"configuration field {name!r} cannot be {shown(value)}")
+
+
+def is_one_of(value: Any, allowed: Iterable[Any]) -> bool:
+    """Whether a value equals one of those allowed; a truth value is no number."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
 
 
 @dataclass(frozen=True)

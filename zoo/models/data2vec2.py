@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, shown
+from zoo.errors import ConfigError, cut, shown
 from zoo.layers.attention import SelfAttention
 from zoo.layers.transformer import PostNormEncoder, PostNormLayer, TransformerEncoder
-from zoo.models._family import Family, preset
+from zoo.models._family import Family, is_one_of, preset
 from zoo.models._speech_encoder import SpeechEncoder, SpeechEncoderConfig, positional_conv
 
 
@@ -177,13 +177,14 @@ def _fairseq_fields(get: Callable[[str, Any], Any], shapes: Mapping[str, tuple[i
     modalities = sorted({match[1] for key in shapes if (match := re.search(r"modality_encoders\.(\w+)\.", key))})
     if modalities != ["AUDIO"]:
         raise ConfigError(
-            f"it is data2vec 2.0 of {' and '.join(modalities) or 'no modality'}; supported is a model of AUDIO alone"
+            f"it is data2vec 2.0 of {cut(' and '.join(modalities)) or 'no modality'}; "
+            "supported is a model of AUDIO alone"
         )
     width, heads, depth, ratio = get("embed_dim", 768), get("num_heads", 12), get("depth", 8), get("mlp_ratio", 4)
     prenet = get(f"{AUDIO}prenet_depth", 4)
     for name, (default, value) in {**BUILT, f"{AUDIO}num_alibi_heads": (heads, heads)}.items():
-        if (found := get(name, default)) != value:
-            raise ConfigError(f"{name} is {shown(found)}, but data2vec 2.0 is supported with {value!r} only")
+        if not is_one_of(found := get(name, default), (value,)):
+            raise ConfigError(f"{name} is {shown(found)}, but data2vec 2.0 is supported with {shown(value)} only")
     sizes = (width, depth, prenet, ratio)
     if not all(type(size) in (int, float) and 0 <= size < 1 << 20 for size in sizes):
         raise ConfigError(
