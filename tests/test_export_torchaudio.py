@@ -153,7 +153,7 @@ def test_a_head_without_a_bias_is_left_behind(tmp_path: Path) -> None:
                     "x.attention.attention.in_proj_bias[q]": torch.ones(1),
                 }
             },
-            "holds x.attention.attention.in_proj_bias[q] twice",
+            "holds 'x.attention.attention.in_proj_bias[q]' twice",
         ),
     ],
 )

@@ -314,7 +314,7 @@ def test_released_models(name: str, dialect: str, found: str | set[str], monkeyp
     """One architecture of its sizes: it is taken. Several: they are named, and one of them can be chosen."""
     source = Unwritten({"state_dict": released(name, dialect, "model.")})
     monkeypatch.setattr("zoo.converters.open_source", lambda path: source)
-    monkeypatch.setattr("zoo.converters.Conversion.sha256", lambda self: "")
+    monkeypatch.setattr("zoo.converters._check_size", lambda *_: None)  # there is no file
     if isinstance(found, str):
         assert open_conversion(Path()).provenance()["preset"] == found
         return

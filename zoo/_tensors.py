@@ -69,11 +69,11 @@ def zeros(*shape: int) -> Made:
     return Made(torch.float32, shape, lambda: torch.zeros(shape))
 
 
-def cast(name: str, tensor: Lazy, dtype: torch.dtype | None) -> Lazy:
-    """A floating-point tensor as another dtype; None: as it is."""
+def cast(name: str, tensor: Lazy, dtype: torch.dtype | None, allow_nonfinite: bool = False) -> Lazy:
+    """A floating-point tensor as another dtype; None: as it is. What is too large for it is refused by name."""
     if dtype in (None, tensor.dtype) or not tensor.dtype.is_floating_point:
         return tensor
-    return Made(dtype, tensor.shape, partial(_cast, name, tensor, dtype))
+    return Made(dtype, tensor.shape, tensor.load if allow_nonfinite else partial(_cast, name, tensor, dtype))
 
 
 def _cast(name: str, tensor: Lazy, dtype: torch.dtype) -> Tensor:

@@ -102,7 +102,7 @@ def _run(args: argparse.Namespace) -> int:
 def _export(checkpoint: Checkpoint, args: argparse.Namespace) -> Export:
     """What another toolkit is to be given."""
     try:
-        return export(checkpoint.cast(DTYPES.get(args.dtype)), args.to)
+        return export(checkpoint.cast(DTYPES.get(args.dtype), args.allow_nonfinite), args.to)
     except CheckpointError as error:
         raise CheckpointError(f"{args.source} cannot be written as {args.to}: {error}") from None
 
@@ -110,7 +110,7 @@ def _export(checkpoint: Checkpoint, args: argparse.Namespace) -> Export:
 def _convert(conversion: Conversion, exported: Export | None, args: argparse.Namespace) -> dict[str, Any]:
     output = _output(args)
     if exported is None:
-        checkpoint = conversion.checkpoint().cast(DTYPES.get(args.dtype))
+        checkpoint = conversion.checkpoint().cast(DTYPES.get(args.dtype), args.allow_nonfinite)
         config = checkpoint.config.to_dict()
         _native.write(output, checkpoint.tensors, config, checkpoint.provenance, conversion.digest)
     elif args.to == "hf":

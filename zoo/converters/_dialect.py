@@ -64,10 +64,19 @@ class Checkpoint:
     tensors: Mapping[str, Lazy]
     provenance: Mapping[str, Any]
 
-    def cast(self, dtype: torch.dtype | None) -> Checkpoint:
-        """The same with floating-point tensors in another dtype; None: as they are."""
+    def cast(self, dtype: torch.dtype | None, allow_nonfinite: bool = False) -> Checkpoint:
+        """The same with floating-point tensors in another dtype; None: as they are.
+
+        Args:
+            dtype: a floating-point dtype.
+            allow_nonfinite: whether numbers that are too large for it become infinite, instead of being refused.
+        """
         full = families()[self.config.family].generated
-        return replace(self, tensors={n: t if n in full else cast(n, t, dtype) for n, t in self.tensors.items()})
+
+        def one(name: str, tensor: Lazy) -> Lazy:
+            return tensor if name in full else cast(name, tensor, dtype, allow_nonfinite)
+
+        return replace(self, tensors={name: one(name, tensor) for name, tensor in self.tensors.items()})
 
     def heads(self) -> set[str]:
         """Names of the heads, without what is inside them."""

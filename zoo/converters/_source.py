@@ -65,7 +65,7 @@ def open_source(path: Path) -> Source:
         raise CheckpointError(f"{path} does not exist; give the path of a checkpoint")
     if path.is_dir():
         return Folder(path)
-    return NativeFile(path) if is_safetensors(path) else open_torch_file(path)
+    return NativeFile(path) if path.is_file() and is_safetensors(path) else open_torch_file(path)
 
 
 class Folder:

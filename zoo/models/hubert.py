@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from zoo.models._family import Family, preset
+from zoo.models._family import Family, preset, typed
 from zoo.models._speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
 BASE = SpeechEncoderConfig(family="hubert", padding_rule="reshape", layerdrop=0.05)
@@ -95,6 +95,8 @@ PRESETS = (
     ),
 )  # fmt: skip
 
+BATCH_NORM = "conv_pos_batch_norm"
+
 FAMILY = Family(
     name="hubert",
     config=SpeechEncoderConfig,
@@ -107,11 +109,13 @@ FAMILY = Family(
     },
     fixed={"fairseq": {"padding_rule": "reshape"}},
     fields={
-        "huggingface": lambda get, shapes: {"pos_conv_norm": "batch" if get("conv_pos_batch_norm", False) else "weight"}
+        "huggingface": lambda get, shapes: {
+            "pos_conv_norm": "batch" if typed(BATCH_NORM, get(BATCH_NORM, False), bool) else "weight"
+        }
     },
     says={
         "fairseq": lambda config: {"_name": "hubert", "label_rate": 50.0},
-        "huggingface": lambda config: {"conv_pos_batch_norm": config.pos_conv_norm == "batch"},
+        "huggingface": lambda config: {BATCH_NORM: config.pos_conv_norm == "batch"},
     },
     rows={"fairseq": (("label_embs_concat", "heads.label_embs_concat"),)},
 )
