@@ -1081,7 +1081,7 @@ def config(**values: Any) -> Make:
 LAYER_NORM = "encoder.layer_norm.weight"
 for name, kind, words in (
     ("10^9 layers", config(num_layers=10**9), "num_layers"),
-    ("128 layers", config(num_layers=128), "nothing fills"),
+    ("128 layers", config(num_layers=128), "asks for 128 layers"),
     ("zero heads", config(num_heads=0), "num_heads"),
     ("NaN", config(dropout=math.nan), "dropout"),
     ("a truth for a number", config(num_layers=True), "num_layers"),
