@@ -123,6 +123,8 @@ def test_convert(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     copies: list[float] = []
 
     def convert() -> None:
+        native.unlink(missing_ok=True)
+        copy.unlink(missing_ok=True)
         done = subprocess.run(
             [sys.executable, "-c", CHILD, str(source), "-o", str(native)], cwd=ROOT, capture_output=True, text=True
         )

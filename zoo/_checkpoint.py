@@ -75,9 +75,10 @@ def load(
         from zoo.converters import open_conversion  # here, because `import zoo` is to be quick
 
         with open_conversion(path) as conversion:
-            found, digest = conversion.checkpoint(), conversion.digest
+            found, digest = conversion.checkpoint(), conversion.digest_if_cheap()
             model = _fill(found.config, found.tensors, heads, found.provenance)
-            model.provenance["sha256"] = digest.result()
+            if digest is not None:
+                model.provenance["sha256"] = digest.result()
     model.padding = padding
     return model.to(device=device, dtype=dtype)
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from zoo._digest import Digest
 from zoo._safetensors import MAX_HEADER_BYTES, open_safetensors
-from zoo._tensors import DTYPES, Lazy, Made, raw
+from zoo._tensors import DTYPES, Lazy, Made, pieces
 from zoo.errors import CheckpointError, InputError, shown
 
 FORMAT = "1"
@@ -88,7 +88,8 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], metadata: Map
     """
     file.write(_header(tensors, metadata))
     for name in _order(tensors):
-        file.write(raw(tensors[name]))
+        for piece in pieces(tensors[name]):
+            file.write(piece)
 
 
 def _order(tensors: Mapping[str, Lazy]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -44,6 +44,14 @@ class Lazy(Protocol):
 
     def load(self) -> Tensor:
         """Read it."""
+
+
+@runtime_checkable
+class InPieces(Protocol):
+    """A tensor that need not be in memory as a whole to be copied."""
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Its bytes in memory order, whole elements at a time, each good until the next."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,10 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.stack(torch.aminmax(tensor)).float().isfinite().all())
 
 
-def raw(tensor: Lazy) -> memoryview:
-    """Read a tensor, as its bytes in memory order."""
-    loaded = tensor.load().detach().to("cpu", tensor.dtype).contiguous()
-    return loaded.reshape(-1).view(torch.uint8).numpy().data
+def pieces(tensor: Lazy) -> Iterator[memoryview]:
+    """Read the bytes of a tensor in memory order: piece by piece where it can be done, each good until the next."""
+    if isinstance(tensor, InPieces):
+        yield from tensor.pieces()
+    else:
+        loaded = tensor.load().detach().to("cpu", tensor.dtype).contiguous()
+        yield loaded.reshape(-1).view(torch.uint8).numpy().data

@@ -112,7 +112,7 @@ def _convert(conversion: Conversion, exported: Export | None, args: argparse.Nam
     if exported is None:
         checkpoint = conversion.checkpoint().cast(DTYPES.get(args.dtype), args.allow_nonfinite)
         config = checkpoint.config.to_dict()
-        _native.write(output, checkpoint.tensors, config, checkpoint.provenance, conversion.digest)
+        _native.write(output, checkpoint.tensors, config, checkpoint.provenance, conversion.digest_if_cheap())
     elif args.to == "hf":
         write_folder(output, exported.root)
     else:

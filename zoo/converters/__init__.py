@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from importlib.metadata import entry_points
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zoo._digest import Digest
 from zoo._registry import families
-from zoo._tensors import Lazy, Made, is_finite, zeros
+from zoo._tensors import Lazy, Made, is_finite, pieces, zeros
 from zoo.converters import _bare
 from zoo.converters._dialect import Checkpoint, Dialect, Export, Reading
 from zoo.converters._recorded import Recorded
@@ -43,6 +43,54 @@ def dialects() -> dict[str, Dialect]:
     found: list[Dialect] = [importlib.import_module(f"{__name__}.{name}").DIALECT for name in names]
     found += [point.load() for point in entry_points(group="zoo.dialects")]
     return {dialect.name: dialect for dialect in found}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A tensor of a file that is refused when it holds NaN, or what is infinite in float32."""
+
+    path: Path
+    key: str
+    tensor: Lazy
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As stored."""
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+        return self.tensor.shape
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return self.tensor.numel
+
+    def load(self) -> Tensor:
+        """Read it.
+
+        Raises:
+            CheckpointError: when it holds what is not finite.
+        """
+        tensor = self.tensor.load()
+        self._check(tensor)
+        return tensor
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Its bytes, as those of any tensor; raises CheckpointError too."""
+        for piece in pieces(self.tensor):
+            if len(piece):
+                self._check(torch.frombuffer(piece, dtype=self.dtype))
+            yield piece
+
+    def _check(self, tensor: Tensor) -> None:
+        if not is_finite(tensor):
+            raise CheckpointError(
+                f"{self.path} cannot be used: {self.key} holds values that are not finite in float32; "
+                "if they are meant to be there, convert it with python -m zoo.convert --allow-nonfinite"
+            )
 
 
 @dataclass(frozen=True)
@@ -83,25 +131,11 @@ class Conversion:
         tensors: dict[str, Lazy] = {}
         for name, key in self.assignment.filled.items():
             tensor = self.reading.tensors[key]
-            tensors[name] = Made(tensor.dtype, tensor.shape, partial(self._load, key))
+            tensors[name] = tensor if self.allow_nonfinite else Checked(self.source.path, key, tensor)
         for name, shape in self.assignment.made_up.items():
             make = self.family.generated.get(name)
             tensors[name] = zeros(*shape) if make is None else Made(torch.float32, shape, partial(make, self.config))
         return Checkpoint(config=self.config, tensors=tensors, provenance=self.provenance())
-
-    def _load(self, key: str) -> Tensor:
-        """A tensor by its key in the file.
-
-        Raises:
-            CheckpointError: when it holds NaN, or what is infinite in float32, and these are not allowed.
-        """
-        tensor = self.reading.tensors[key].load()
-        if not (self.allow_nonfinite or is_finite(tensor)):
-            raise CheckpointError(
-                f"{self.source.path} cannot be used: {key} holds values that are not finite in float32; "
-                "if they are meant to be there, convert it with python -m zoo.convert --allow-nonfinite"
-            )
-        return tensor
 
     @property
     def config(self) -> Config:
@@ -112,6 +146,12 @@ class Conversion:
     def digest(self) -> Digest:
         """Hash of the file, or of the files that hold a folder's weights; it is begun when first asked for."""
         return Digest(*_weights(self.source))
+
+    def digest_if_cheap(self) -> Digest | None:
+        """The hash, unless most of the file is left behind: of a trainer's file it would take longer than all else."""
+        kept = sum(_bytes(self.reading.tensors[key]) for key in self.assignment.filled.values())
+        whole = sum(path.stat().st_size for path in _weights(self.source))
+        return self.digest if 2 * kept + SMALL_BYTES >= whole else None
 
     def dtypes(self) -> list[str]:
         """In which the file stores its floating-point tensors."""
@@ -272,10 +312,13 @@ def _check_dtypes(reading: Reading, assignment: Assignment) -> None:
 def _check_size(source: Source, reading: Reading, assignment: Assignment) -> None:
     """Refuse tensors that share their bytes so often that what is written could fill the disk."""
     there = sum(path.stat().st_size for path in _weights(source))
-    tensors = [reading.tensors[key] for key in assignment.filled.values()]
-    taken = sum(tensor.numel * tensor.dtype.itemsize for tensor in tensors)
+    taken = sum(_bytes(reading.tensors[key]) for key in assignment.filled.values())
     if taken > 2 * there + SMALL_BYTES:
         raise CheckpointError(f"its tensors have {taken} bytes, but its files {there}: they repeat each other")
+
+
+def _bytes(tensor: Lazy) -> int:
+    return tensor.numel * tensor.dtype.itemsize
 
 
 def _weights(source: Source) -> list[Path]:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 
 from zoo._native import replacing, write_safetensors
-from zoo._tensors import Lazy, raw
+from zoo._tensors import Lazy, pieces
 from zoo.errors import InputError
 
 STORAGES = {
@@ -45,22 +45,29 @@ def write_torch_file(path: Path, root: Mapping[str, Any]) -> None:
     tensors: list[Lazy] = []
     program = b"".join(_opcodes(root, tensors, {}))
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
-        _member(archive, file, "data.pkl", b"\x80\x02" + program + b".")
-        _member(archive, file, "byteorder", b"little")
+        _whole(archive, file, "data.pkl", b"\x80\x02" + program + b".")
+        _whole(archive, file, "byteorder", b"little")
         for number, tensor in enumerate(tensors):
-            _member(archive, file, f"data/{number}", raw(tensor))
-        _member(archive, file, "version", b"3\n")
+            _member(archive, file, f"data/{number}", tensor.numel * tensor.dtype.itemsize, pieces(tensor))
+        _whole(archive, file, "version", b"3\n")
 
 
-def _member(archive: zipfile.ZipFile, file: BinaryIO, name: str, content: bytes | memoryview) -> None:
+def _whole(archive: zipfile.ZipFile, file: BinaryIO, name: str, content: bytes) -> None:
+    _member(archive, file, name, len(content), [content])
+
+
+def _member(
+    archive: zipfile.ZipFile, file: BinaryIO, name: str, size: int, content: Iterable[bytes | memoryview]
+) -> None:
     """Add a stored member whose content begins at a multiple of ALIGNMENT."""
     info = zipfile.ZipInfo(f"archive/{name}")  # its date is that of the format's beginning
-    large = len(content) >= 1 << 31
+    large = size >= 1 << 31
     header = 30 + len(info.filename) + 4 + (20 if large else 0)
     padding = -(file.tell() + header) % ALIGNMENT
     info.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
     with archive.open(info, "w", force_zip64=large) as member:
-        member.write(content)
+        for piece in content:
+            member.write(piece)
 
 
 def _opcodes(value: Any, tensors: list[Lazy], seen: dict[int, int]) -> Iterator[bytes]:

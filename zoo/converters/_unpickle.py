@@ -40,6 +40,7 @@ from zoo.errors import CheckpointError, cut
 
 # What any file may have, and what a file may have that is small.
 MAX_PICKLE_BYTES = 256 * 2**20
+PIECE_BYTES = 2**20  # read at a time when a tensor is copied
 MAX_PIECE_BYTES = 32 * 2**20  # a text in a pickle, the directory of a zip
 MAX_OPCODES = 20_000_000  # the largest release, with adapters for 1162 languages, needs about 8 million
 SMALL_PICKLE_BYTES = 8 * 2**20  # and a sixteenth of the file
@@ -608,6 +609,34 @@ class LazyTensor:
             view = flat.as_strided(self.shape, self.stride)
             return flat.view(self.shape) if view.is_contiguous() else view.contiguous()
 
+    def pieces(self) -> Iterator[memoryview]:
+        """The bytes of the tensor in memory order, whole elements at a time, each good until the next.
+
+        Raises:
+            CheckpointError: The file was closed, or cut since it was opened.
+        """
+        if not _in_order(self.shape, self.stride):
+            yield self.load().view(-1).view(torch.uint8).numpy().data
+            return
+        left = self.nbytes
+        buffer = memoryview(bytearray(min(left, PIECE_BYTES)))
+        while left:
+            piece = buffer[: min(left, len(buffer))]
+            with self._file._sentences():
+                self._file._read_into(self._start + self.nbytes - left, piece)
+            left -= len(piece)
+            yield piece
+
+
+def _in_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether the elements of a tensor lie in the order of its indices, without gaps."""
+    step = 1
+    for size, found in zip(reversed(shape), reversed(stride)):
+        if size != 1 and found != step:
+            return False
+        step *= size
+    return True
+
 
 class _Stream(io.BufferedReader):
     """A file that gives all that was asked for or refuses, and trusts no declared length."""
@@ -679,13 +708,16 @@ class TorchFile:
             raise CheckpointError(f"{self._shown} {_Damaged(f'cannot be parsed ({error})')}") from error
 
     def _read(self, offset: int, nbytes: int) -> bytearray:
+        data = bytearray(nbytes)
+        self._read_into(offset, memoryview(data))
+        return data
+
+    def _read_into(self, offset: int, data: memoryview) -> None:
         if self._stream.closed:
             raise _Refused("is closed: load its tensors before that")
-        data = bytearray(nbytes)
         self._stream.seek(offset)
-        if self._stream.readinto(data) < nbytes:
+        if self._stream.readinto(data) < len(data):
             raise _Refused("ends too early: it is truncated, fetch it again")
-        return data
 
     def _parse_zip(self, parser: _Parser) -> object:
         self._stream.seek(max(self._size - 22, 0))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.layers._init import normal_
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with biases, scaled by 1 / sqrt(K)."""
@@ -48,6 +50,14 @@ class SelfAttention(nn.Module):
         return out
 
 
+class DistanceTable(nn.Embedding):
+    """A value for each distance bucket and head."""
+
+    def reset_parameters(self) -> None:
+        """Standard normal."""
+        normal_(self.weight, std=1.0)
+
+
 class GatedRelativeAttention(SelfAttention):
     """Self-attention with WavLM's gated relative position bias.
 
@@ -70,7 +80,7 @@ class GatedRelativeAttention(SelfAttention):
         self.gru_rel_pos_const = nn.Parameter(torch.ones(1, heads, 1, 1))
         self.gru_rel_pos_linear = nn.Linear(width // heads, 8)
         if first:
-            self.rel_attn_embed = nn.Embedding(buckets, heads)
+            self.rel_attn_embed = DistanceTable(buckets, heads)
 
     def position_bias(self, frames: int) -> Tensor:
         """(H, T, T): the bias of each query (row) and key (column) before it is gated."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.layers._init import normal_
 from zoo.layers.lengths import Valid, masked_normalise
 
 NORM_EPS = 1e-5
@@ -147,9 +148,9 @@ class WeightNormConv1d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
         self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))
         self.weight_v = nn.Parameter(torch.empty(width, width // groups, kernel))
-        nn.init.normal_(self.weight_v, std=(4.0 / (kernel * width)) ** 0.5)
+        normal_(self.weight_v, std=(4.0 / (kernel * width)) ** 0.5)
         with torch.no_grad():
-            self.weight_g.copy_(torch.linalg.vector_norm(self.weight_v, dim=(0, 1), keepdim=True))
+            self.weight_g.copy_(self.weight_v.square().sum(dim=(0, 1), keepdim=True).sqrt())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, T) -> (B, D, T)."""

@@ -167,7 +167,7 @@ class WeightNormConv1d(nn.Conv1d):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.weight_v = self.weight
-        self.weight_g = nn.Parameter(torch.linalg.vector_norm(self.weight.detach(), dim=(1, 2), keepdim=True))
+        self.weight_g = nn.Parameter(self.weight.detach().square().sum(dim=(1, 2), keepdim=True).sqrt())
         del self.weight
 
     def forward(self, input: Tensor) -> Tensor:
