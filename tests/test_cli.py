@@ -223,7 +223,8 @@ def test_inspect_reads_no_tensor(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     def load(self: object) -> None:
         raise RuntimeError("a tensor was read")
 
-    monkeypatch.setattr("zoo.converters._unpickle.LazyTensor.load", load)
+    for name in ("load", "pieces"):
+        monkeypatch.setattr(f"zoo.converters._unpickle.LazyTensor.{name}", load)
     assert run("zoo.convert", "--inspect", CHECKPOINT)[0] == 0
     assert run("zoo.convert", "--dry-run", CHECKPOINT)[0] == 0
 
@@ -455,19 +456,19 @@ def test_a_conversion_that_is_interrupted(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, existing: bool
 ) -> None:
     loads = 0
-    load = LazyTensor.load
+    pieces = LazyTensor.pieces
 
-    def failing(self: LazyTensor) -> torch.Tensor:
+    def failing(self: LazyTensor) -> Iterator[memoryview]:
         nonlocal loads
         loads += 1
         if loads == 30:
             raise error
-        return load(self)
+        return pieces(self)
 
     if existing:
         (tmp_path / "hubert_tiny.safetensors").write_text("precious")
     before = files(tmp_path)
-    monkeypatch.setattr(LazyTensor, "load", failing)
+    monkeypatch.setattr(LazyTensor, "pieces", failing)
     if isinstance(error, OSError):
         status, out, err = run("zoo.convert", CHECKPOINT, "--force")
         assert (status, out) == (1, "")
@@ -511,12 +512,12 @@ def test_a_killed_process_leaves_no_half_file(tmp_path: Path) -> None:
     script = f"""
 import os, signal, zoo.convert
 from zoo.converters._unpickle import LazyTensor
-load, count = LazyTensor.load, iter(range(100))
+pieces, count = LazyTensor.pieces, iter(range(100))
 def dying(self):
     if next(count) == 30:
         os.kill(os.getpid(), signal.SIGKILL)
-    return load(self)
-LazyTensor.load = dying
+    return pieces(self)
+LazyTensor.pieces = dying
 zoo.convert.main([{str(CHECKPOINT)!r}, "-o", "out.safetensors"])
 """
     done = subprocess.run(

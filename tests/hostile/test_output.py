@@ -47,7 +47,7 @@ import zoo.convert
 from zoo.converters._unpickle import LazyTensor
 
 source, moment, signal_name, *more = sys.argv[1:]
-load, replace, loads = LazyTensor.load, os.replace, 0
+pieces, replace, loads = LazyTensor.pieces, os.replace, 0
 
 def end():
     os.kill(os.getpid(), signal.Signals[signal_name])
@@ -57,7 +57,7 @@ def counted(tensor):
     loads += 1
     if str(loads) == moment:
         end()
-    return load(tensor)
+    return pieces(tensor)
 
 def replaced(old, new):
     if moment == "before":
@@ -66,7 +66,7 @@ def replaced(old, new):
     if moment == "after":
         end()
 
-LazyTensor.load, os.replace = counted, replaced
+LazyTensor.pieces, os.replace = counted, replaced
 sys.exit(zoo.convert.main([source, "-o", "out.safetensors", *more]))
 """
 
