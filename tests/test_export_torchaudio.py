@@ -89,7 +89,7 @@ def test_what_is_left_behind_is_listed(tmp_path: Path, capsys: pytest.CaptureFix
     assert pairs["encoder.layers.0.attention.k_proj.weight"] == {
         "source": "encoder.layers.0.self_attn.k_proj.weight",
         "zoo": "encoder.layers.0.attention.k_proj.weight",
-        "target": "encoder.transformer.layers.0.attention.attention.in_proj_weight[k]",
+        "target": "encoder.transformer.layers.0.attention.attention.in_proj_weight[1]",
     }
 
 
@@ -150,10 +150,10 @@ def test_a_head_without_a_bias_is_left_behind(tmp_path: Path) -> None:
             {
                 "state_dict": {
                     "x.attention.attention.in_proj_bias": torch.ones(3),
-                    "x.attention.attention.in_proj_bias[q]": torch.ones(1),
+                    "x.attention.attention.in_proj_bias[0]": torch.ones(1),
                 }
             },
-            "holds 'x.attention.attention.in_proj_bias[q]' twice",
+            "holds 'x.attention.attention.in_proj_bias[0]' twice",
         ),
     ],
 )

@@ -24,7 +24,6 @@ PLACEHOLDERS = {
     "bn": "weight|bias|running_mean|running_var|num_batches_tracked",
     "wn": "bias|weight|weight_g|weight_v",
     "qkvo": "q|k|v|out",
-    "qkv": "q|k|v",
     "rest": ".+",
 }
 MAX_TENSORS = 10_000

@@ -1,7 +1,7 @@
 """State dicts of any toolkit as tensors by key.
 
 Some hold the projections of query, key and value one after another in one tensor. Key tables call such parts by the
-tensor's key with `[q]`, `[k]` and `[v]` behind.
+tensor's key with `[0]`, `[1]` and `[2]` behind.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 from zoo._tensors import Lazy, Made
 from zoo.errors import CheckpointError, shown
 
-PARTS = "qkv"
-PART = re.compile(r"(.*)\[([qkv])\]")
+PARTS = 3
+PART = re.compile(r"(.*)\[([012])\]")
 
 
 # data2vec 2.0 in fairseq, without its moving average; torch's own attention module.
@@ -46,15 +46,15 @@ def tensors(items: Iterable[tuple[Any, Any]]) -> dict[str, Lazy]:
 
 def _split(key: str, tensor: Lazy) -> dict[str, Lazy]:
     """The parts of a tensor that has three of them; otherwise the tensor."""
-    if not tensor.shape or tensor.shape[0] % len(PARTS):
+    if not tensor.shape or tensor.shape[0] % PARTS:
         return {key: tensor}
-    shape = (tensor.shape[0] // len(PARTS), *tensor.shape[1:])
-    return {f"{key}[{part}]": Made(tensor.dtype, shape, partial(_part, tensor, i)) for i, part in enumerate(PARTS)}
+    shape = (tensor.shape[0] // PARTS, *tensor.shape[1:])
+    return {f"{key}[{i}]": Made(tensor.dtype, shape, partial(_part, tensor, i)) for i in range(PARTS)}
 
 
 def _part(stack: Lazy, index: int) -> Tensor:
     """A copy, as a view would keep the whole in memory."""
-    return stack.load().chunk(len(PARTS))[index].clone()
+    return stack.load().chunk(PARTS)[index].clone()
 
 
 def join(tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
@@ -64,8 +64,8 @@ def join(tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
         match = PART.fullmatch(key)
         if match is None:
             found[key] = tensor
-        elif match[2] == PARTS[0]:
-            found[match[1]] = _joined([tensors[f"{match[1]}[{part}]"] for part in PARTS])
+        elif match[2] == "0":
+            found[match[1]] = _joined([tensors[f"{match[1]}[{i}]"] for i in range(PARTS)])
     return found
 
 

@@ -58,7 +58,10 @@ ROWS = (
 )
 ATTENTION_ROWS = (Row(LAYER + "attention.{qkvo}_proj.{wb}", "encoder.layers.{n}.attention.{qkvo}_proj.{wb}"),)
 GATED_ATTENTION_ROWS = (  # in torch's own attention module, which stacks three projections into one
-    Row(LAYER + "attention.attention.in_proj_{wb}[{qkv}]", "encoder.layers.{n}.attention.{qkv}_proj.{wb}"),
+    *(
+        Row(f"{LAYER}attention.attention.in_proj_{{wb}}[{i}]", f"encoder.layers.{{n}}.attention.{part}_proj.{{wb}}")
+        for i, part in enumerate("qkv")
+    ),
     Row(LAYER + "attention.attention.out_proj.{wb}", "encoder.layers.{n}.attention.out_proj.{wb}"),
     Row(LAYER + "attention.gru_rel_pos_linear.{wb}", "encoder.layers.{n}.attention.gru_rel_pos_linear.{wb}"),
     Row(LAYER + "attention.gru_rel_pos_const", "encoder.layers.{n}.attention.gru_rel_pos_const"),

@@ -220,7 +220,7 @@ def _fairseq_rows(config: Data2vec2Config) -> tuple[tuple[str, str], ...]:
     blocks = [(f"{front}context_encoder.blocks.{n}", n) for n in range(prenet)]
     blocks += [(f"blocks.{n}", prenet + n) for n in range(config.num_layers - prenet)]
     parts = (
-        *((f"attn.qkv.{{wb}}[{name}]", f"attention.{name}_proj.{{wb}}") for name in "qkv"),
+        *((f"attn.qkv.{{wb}}[{i}]", f"attention.{name}_proj.{{wb}}") for i, name in enumerate("qkv")),
         ("attn.proj.{wb}", "attention.out_proj.{wb}"),
         ("norm1.{wb}", "layer_norm.{wb}"),
         ("mlp.fc1.{wb}", "feed_forward.intermediate_dense.{wb}"),
