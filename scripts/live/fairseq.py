@@ -2,7 +2,8 @@
 
 What fairseq 0.12.3 cannot do by itself is helped as the makers in tests/golden do it: a dataclass lacks a field that
 its own HuBERT recogniser reads; its Conformer is called with arguments that it does not take; Python 3.11 refuses a
-mutable default of wav2vec-U. wav2vec-U's task is a stand-in, as its module needs a decoder that is not built here.
+mutable default of wav2vec-U and data2vec 2.0, which needs timm besides. wav2vec-U's task is a stand-in, as its module
+needs a decoder that is not built here.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "golden"))
 
 import make_conformer
+import make_data2vec2
 import make_fairseq  # whose hooks recorded the golden data
 import make_mms
 import make_wav2vec_u
@@ -69,7 +71,10 @@ class Loaded:
         self.encoder = model.w2v_encoder.w2v_model if hasattr(model, "w2v_encoder") else model
         self.kind = type(model).__name__
         self.options: dict[str, Any] = {}
-        if hasattr(self.encoder.encoder.layers[0], "adapter_layer"):
+        self.run = make_fairseq.run
+        if type(self.encoder).__name__ == "Data2VecMultiModel":
+            self.run = make_data2vec2.run
+        elif hasattr(self.encoder.encoder.layers[0], "adapter_layer"):
             make_mms.first_adapter(self.encoder)
             self.options = {"corpus_key": [0]}
 
@@ -77,7 +82,7 @@ class Loaded:
         return (F.layer_norm(waveform, waveform.shape) if self.normalize else waveform)[None]
 
     def __call__(self, waveform: Tensor) -> list[Tensor]:
-        return make_fairseq.run(self.encoder, self.source(waveform)).states
+        return self.run(self.encoder, self.source(waveform)).states
 
 
 class LoadedCTC(Loaded):
@@ -111,6 +116,7 @@ def prepare() -> None:
     if "wav2vec_u" not in MODEL_DATACLASS_REGISTRY:
         make_conformer.tolerate()
         make_wav2vec_u.load_module()
+        make_data2vec2.load_classes()
         register_task("unpaired_audio_text", dataclass=_UnpairedConfig)(_Unpaired)
 
 
