@@ -17,6 +17,7 @@ import zoo
 from tests.exporting import DATA, changed, flat, original, same, tensors, write
 from tests.families import tiny
 from tests.golden import spectral as golden
+from tests.trees import read
 from zoo import convert
 from zoo.converters import open_conversion
 from zoo.errors import CheckpointError
@@ -68,7 +69,7 @@ def test_tera_and_its_siblings_come_back(name: str, tmp_path: Path) -> None:
     """With every key that s3prl registers twice, and every copy of a shared block."""
     source = golden.checkpoint(golden.read(name), tmp_path)
     found = write(source, tmp_path / "out.pt", "s3prl")
-    want = torch.load(source, weights_only=False)
+    want = read(source)
     config = want["Config" if "transformer" in want["Config"] else "Upstream_Config"]
     got = state(found)
     if config["transformer"]["share_layer"]:  # of which the last copy counts
@@ -148,7 +149,7 @@ def test_a_distilled_model_without_predictions_predicts_its_own_layers(tmp_path:
     found = write(DATA / "hf" / "distilhubert", tmp_path / "out.pt", "s3prl")["Config"]["distiller"]
     assert (found["task_emb_type"], found["out_layer_type"]) == ("self-hidden", "self-hidden")
     assert len(found["pred_layer_id"]) == found["n_tasks"] == found["encoder_layers"] + 1
-    before = torch.load(DATA / "distilhubert.pt", weights_only=False)["Config"]
+    before = read(DATA / "distilhubert.pt")["Config"]
     assert write(DATA / "distilhubert.pt", tmp_path / "same.pt", "s3prl")["Config"] == before | {
         "distiller": before["distiller"] | {"out_layer_inter_dim": 16}  # was -1, which means the width
     }

@@ -24,6 +24,13 @@ FORMAT = "1"
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
+def usual_mode(path: str | Path, mode: int) -> None:
+    """Give a temporary file or folder the mode that one made without such care would have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, mode & ~umask)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` whole or not at all.
@@ -36,9 +43,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
+            usual_mode(temporary, 0o666)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)

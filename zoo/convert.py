@@ -85,32 +85,33 @@ def _run(args: argparse.Namespace) -> int:
     ) as conversion:
         if args.dictionary is not None:
             conversion = _with_dictionary(conversion, args.dictionary)
+        checkpoint = conversion.checkpoint().cast(DTYPES.get(args.dtype), args.allow_nonfinite)
         if args.inspect:
-            _show(_inspection(conversion), args.json)
+            _show(_inspection(conversion, checkpoint), args.json)
             return 0
         if args.to == "zoo" == conversion.dialect:
             raise InputError(f"{args.source} is a native file already; give it to zoo.load as it is")
-        checkpoint = conversion.checkpoint()
         exported = None if args.to == "zoo" else _export(checkpoint, args)
         if args.dry_run:
             _show_keys(conversion, exported, args.json)
         else:
-            _show(_convert(conversion, exported, args), args.json)
+            _show(_convert(conversion, checkpoint, exported, args), args.json)
     return 0
 
 
 def _export(checkpoint: Checkpoint, args: argparse.Namespace) -> Export:
     """What another toolkit is to be given."""
     try:
-        return export(checkpoint.cast(DTYPES.get(args.dtype), args.allow_nonfinite), args.to)
+        return export(checkpoint, args.to)
     except CheckpointError as error:
         raise CheckpointError(f"{args.source} cannot be written as {args.to}: {error}") from None
 
 
-def _convert(conversion: Conversion, exported: Export | None, args: argparse.Namespace) -> dict[str, Any]:
+def _convert(
+    conversion: Conversion, checkpoint: Checkpoint, exported: Export | None, args: argparse.Namespace
+) -> dict[str, Any]:
     output = _output(args)
     if exported is None:
-        checkpoint = conversion.checkpoint().cast(DTYPES.get(args.dtype), args.allow_nonfinite)
         config = checkpoint.config.to_dict()
         _native.write(output, checkpoint.tensors, config, checkpoint.provenance, conversion.digest_if_cheap())
     elif args.to == "hf":
@@ -119,7 +120,13 @@ def _convert(conversion: Conversion, exported: Export | None, args: argparse.Nam
         write_torch_file(output, exported.root)
     dropped = dict(conversion.assignment.dropped) | (dict(exported.dropped) if exported else {})
     made_up = sorted(conversion.assignment.made_up) + (sorted(exported.made_up) if exported else [])
-    return {"output": str(output), "to": args.to, **_summary(conversion), "made_up": made_up, "dropped": dropped}
+    return {
+        "output": str(output),
+        "to": args.to,
+        **_summary(conversion, checkpoint),
+        "made_up": made_up,
+        "dropped": dropped,
+    }
 
 
 def _output(args: argparse.Namespace) -> Path:
@@ -151,27 +158,27 @@ def _with_dictionary(conversion: Conversion, path: Path) -> Conversion:
     return dataclasses.replace(conversion, reading=dataclasses.replace(conversion.reading, config=config))
 
 
-def _summary(conversion: Conversion) -> dict[str, Any]:
-    tensors = conversion.checkpoint().tensors
+def _summary(conversion: Conversion, checkpoint: Checkpoint) -> dict[str, Any]:
+    tensors = checkpoint.tensors
     encoder = [tensor.numel for name, tensor in tensors.items() if not name.startswith("heads.")]
     return {
         "dialect": conversion.dialect,
         "family": conversion.config.family,
         "tensors": len(tensors),
         "parameters": sum(encoder),
-        "heads": sorted({name.split(".")[1] for name in tensors if name.startswith("heads.")}),
+        "heads": sorted(checkpoint.heads()),
         "made_up": sorted(conversion.assignment.made_up),
         "unknown_config": list(conversion.unread),
     }
 
 
-def _inspection(conversion: Conversion) -> dict[str, Any]:
+def _inspection(conversion: Conversion, checkpoint: Checkpoint) -> dict[str, Any]:
     source = conversion.source
     return {
         "source": str(source.path),
         "sha256": conversion.digest.result(),
         "container": source.container,
-        **_summary(conversion),
+        **_summary(conversion, checkpoint),
         "architecture": same_architecture(conversion.config),
         "dtypes": conversion.dtypes(),
         "config": conversion.config.to_dict(),

@@ -13,9 +13,7 @@ Configurations and files are handled as in `make_fairseq.py` and `make_data2vec.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import datetime
 import functools
 import importlib
 import io
@@ -54,14 +52,16 @@ from recording import (
     UTTERANCES,
     Run,
     Stages,
+    command_line,
     compute,
     describe,
     entropy,
     fill,
-    measure_noise,
     pad,
+    provenance,
     state_rms,
     write,
+    write_case,
 )
 from torch import Tensor, nn
 
@@ -235,7 +235,6 @@ def whole_double(model: nn.Module) -> nn.Module:
 
 def make_golden(out: Path) -> None:
     """Writes `data2vec2_<scale>.json` and `.npz` for both scales."""
-    out.mkdir(parents=True, exist_ok=True)
     config = configure({**MODEL, "skip_ema": True}, AUDIO, DECODER, TASK)
     for scale in ("usual", "lively"):
         _, model = build(config, scale)
@@ -249,13 +248,11 @@ def make_golden(out: Path) -> None:
             for i, n in enumerate(frames["padded"])
         )
         assert leak > 1e-3  # padding comes in through the stacked convolutions, or the case would prove nothing
-        document = {
+        about = {
             "case": f"data2vec2_{scale}",
             "family": "data2vec2",
             "dialect": "fairseq",
-            "reference": {**versions(), "timm": version("timm")},
-            "script": "tests/golden/make_data2vec2.py golden",
-            "date": datetime.date.today().isoformat(),
+            **provenance({**versions(), "timm": version("timm")}, "make_data2vec2.py golden"),
             "notes": "mutable defaults as factories, nothing else patched; dropouts 0, eval mode. Gradients of a fused "
             "projection are recorded by its parts. A file that training writes also has a dict of tensors under _ema "
             "in its model (tests/data/data2vec2.pt), which is not in `state`",
@@ -263,20 +260,14 @@ def make_golden(out: Path) -> None:
             "normalize": True,
             "seed": SEED,
             "scale": scale,
-            "utterances": UTTERANCES,
-            "frames": frames,
-            "noise": measure_noise(arrays, exact, frames),
-            "health": {
-                "attention_entropy": sharpness(model),
-                "state_rms": state_rms(arrays, len(blocks(model))),
-                "alibi_scale": [round(v, 3) for v in model.modality_encoders["AUDIO"].alibi_scale.flatten().tolist()],
-                "leak": round(leak, 3),
-            },
-            "state": describe(model),
         }
-        stored = {name: value.numpy() for name, value in arrays.items()}
-        stored["padded/frames"] = torch.tensor(frames["padded"]).numpy()
-        write(out / f"data2vec2_{scale}", document, stored)
+        health = {
+            "attention_entropy": sharpness(model),
+            "state_rms": state_rms(arrays, len(blocks(model))),
+            "alibi_scale": [round(v, 3) for v in model.modality_encoders["AUDIO"].alibi_scale.flatten().tolist()],
+            "leak": round(leak, 3),
+        }
+        write_case(out, about, model, arrays, exact, frames, health)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -295,7 +286,6 @@ def add_teacher(model: nn.Module, seed: int) -> None:
 
 def make_checkpoints(out: Path) -> None:
     """Writes both checkpoints and what fairseq computes with them."""
-    out.mkdir(parents=True, exist_ok=True)
     documents: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
 
@@ -346,9 +336,7 @@ def make_checkpoints(out: Path) -> None:
     add(name, about, config, reload(out / name, model), 142, state=describe(model))
 
     document = {
-        "reference": {**versions(), "timm": version("timm")},
-        "script": "tests/golden/make_data2vec2.py checkpoints",
-        "date": datetime.date.today().isoformat(),
+        **provenance({**versions(), "timm": version("timm")}, "make_data2vec2.py checkpoints"),
         "utterance": UTTERANCE,
         "files": documents,
     }
@@ -357,16 +345,13 @@ def make_checkpoints(out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the maker."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["golden", "checkpoints"])
-    parser.add_argument("--out", type=Path, help="output folder (default: its place in the repository)")
-    arguments = parser.parse_args(argv)
     prepare()
     load_classes()
-    if arguments.what == "golden":
-        make_golden(arguments.out or HERE / "data")
-    else:
-        make_checkpoints(arguments.out or HERE.parent / "data")
+    command_line(
+        __doc__,
+        {"golden": (make_golden, HERE / "data"), "checkpoints": (make_checkpoints, HERE.parent / "data")},
+        argv,
+    )
 
 
 if __name__ == "__main__":

@@ -149,8 +149,7 @@ class Conversion:
 
     def digest_if_cheap(self) -> Digest | None:
         """The hash, unless most of the file is left behind: of a trainer's file it would take longer than all else."""
-        kept = sum(_bytes(self.reading.tensors[key]) for key in self.assignment.filled.values())
-        whole = sum(path.stat().st_size for path in _weights(self.source))
+        kept, whole = _sizes(self.source, self.reading, self.assignment)
         return self.digest if 2 * kept + SMALL_BYTES >= whole else None
 
     def dtypes(self) -> list[str]:
@@ -243,11 +242,6 @@ def _read(source: Source, preset: str | None, language: str | None) -> tuple[str
     return "state_dict", _bare.read_alone(tensors, dialects().values(), match), ()
 
 
-def targets() -> list[str]:
-    """What can be written beside native files, by the words of the command line."""
-    return sorted({dialect.target for dialect in dialects().values() if dialect.target})
-
-
 def export(checkpoint: Checkpoint, target: str) -> Export:
     """What is to be written in the layout of another toolkit; reads no tensor.
 
@@ -311,14 +305,16 @@ def _check_dtypes(reading: Reading, assignment: Assignment) -> None:
 
 def _check_size(source: Source, reading: Reading, assignment: Assignment) -> None:
     """Refuse tensors that share their bytes so often that what is written could fill the disk."""
-    there = sum(path.stat().st_size for path in _weights(source))
-    taken = sum(_bytes(reading.tensors[key]) for key in assignment.filled.values())
+    taken, there = _sizes(source, reading, assignment)
     if taken > 2 * there + SMALL_BYTES:
         raise CheckpointError(f"its tensors have {taken} bytes, but its files {there}: they repeat each other")
 
 
-def _bytes(tensor: Lazy) -> int:
-    return tensor.numel * tensor.dtype.itemsize
+def _sizes(source: Source, reading: Reading, assignment: Assignment) -> tuple[int, int]:
+    """Bytes of the tensors that a model takes, and of the files."""
+    tensors = [reading.tensors[key] for key in assignment.filled.values()]
+    kept = sum(tensor.numel * tensor.dtype.itemsize for tensor in tensors)
+    return kept, sum(path.stat().st_size for path in _weights(source))
 
 
 def _weights(source: Source) -> list[Path]:

@@ -15,6 +15,9 @@ from zoo.converters._source import Source
 from zoo.errors import CheckpointError
 from zoo.models._family import Config
 
+# Fields of waveforms and padding, of which each toolkit has its own values for the same architecture.
+TOOLKITS_OWN = frozenset({"normalize_eps", "padding_rule", "attention_mask"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:

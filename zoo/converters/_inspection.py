@@ -7,6 +7,7 @@ from typing import Any
 
 from zoo._registry import families
 from zoo.converters._bare import architecture
+from zoo.converters._dialect import TOOLKITS_OWN
 from zoo.models._family import Config
 
 TRAINING = {  # kind of state -> the names under which trainers keep it
@@ -21,8 +22,6 @@ TRAINING = {  # kind of state -> the names under which trainers keep it
     "ema": ("ema", "ema_fp32_params", "ema_state_dict", "model_ema", "_ema"),
     "steps": ("num_updates", "Step", "global_step", "step", "iteration", "epoch"),
 }
-# Of waveforms and padding: each toolkit has its own for the same architecture.
-TOOLKITS_OWN = frozenset({"normalize_eps", "padding_rule", "attention_mask"})
 
 
 def training_state(root: Any) -> dict[str, Any]:

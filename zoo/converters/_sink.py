@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from zoo._native import replacing, write_safetensors
+from zoo._native import replacing, usual_mode, write_safetensors
 from zoo._tensors import Lazy, pieces
 from zoo.errors import InputError
 
@@ -141,9 +141,7 @@ def write_folder(path: Path, root: Mapping[str, Any]) -> None:
                 )
         with replacing(temporary / "model.safetensors") as file:
             write_safetensors(file, root["tensors"], {"format": "pt"})
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o777 & ~umask)
+        usual_mode(temporary, 0o777)
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)

@@ -17,7 +17,7 @@ import torch
 from zoo._registry import families
 from zoo._tensors import cast
 from zoo.converters import _fairseq_layout as layout
-from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
+from zoo.converters._dialect import TOOLKITS_OWN, Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._fields import look_up, resolve
 from zoo.converters._rows import Drop, Row
 from zoo.converters._source import Source
@@ -56,7 +56,6 @@ TRAINER: Mapping[str, Any] = {
     "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
 }
 CLASSIFICATION: Mapping[str, Any] = {"_name": "audio_classification", "labels": "lang"}
-UNSAID = frozenset({"normalize_eps", "padding_rule", "attention_mask", "sample_rate"})
 CONFORMER_DROPOUTS = frozenset({"attention_dropout", "activation_dropout", "conv_dropout"})  # fairseq's blocks have one
 
 
@@ -326,5 +325,5 @@ DIALECT = Dialect(
     target="fairseq",
     holds=lambda config: "fairseq" in families()[config.family].says,
     write=write,
-    unsaid=UNSAID | CONFORMER_DROPOUTS,
+    unsaid=TOOLKITS_OWN | CONFORMER_DROPOUTS | {"sample_rate"},
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo._registry import families
-from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
+from zoo.converters._dialect import TOOLKITS_OWN, Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._rows import Drop, Row, invert
 from zoo.converters._source import Folder, Source
 from zoo.errors import CheckpointError, shown
@@ -465,5 +465,5 @@ DIALECT = Dialect(
     target="hf",
     holds=holds,
     write=write,
-    unsaid=frozenset({"padding_rule", "normalize_eps", "attention_mask"}),
+    unsaid=TOOLKITS_OWN,
 )

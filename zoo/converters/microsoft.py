@@ -11,7 +11,7 @@ from typing import Any
 
 from zoo._registry import families
 from zoo.converters import _fairseq_layout as layout
-from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
+from zoo.converters._dialect import TOOLKITS_OWN, Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError
 from zoo.models._family import Config, typed
@@ -98,5 +98,5 @@ DIALECT = Dialect(
     target="s3prl",
     holds=lambda config: config.family in FAMILIES.values(),
     write=write,
-    unsaid=frozenset({"normalize_eps", "padding_rule", "attention_mask", "symbols"}),
+    unsaid=TOOLKITS_OWN | {"symbols"},
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo._registry import families
 from zoo.converters import _fairseq_layout as layout
-from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
+from zoo.converters._dialect import TOOLKITS_OWN, Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._fields import section
 from zoo.converters._source import Source
 from zoo.errors import CheckpointError, shown
@@ -118,5 +118,5 @@ DIALECT = Dialect(
     target="s3prl",
     holds=lambda config: config.family == "distilhubert",
     write=write,
-    unsaid=frozenset({"normalize_eps", "padding_rule", "attention_mask", "input_dropout", "symbols"}),
+    unsaid=TOOLKITS_OWN | {"input_dropout", "symbols"},
 )

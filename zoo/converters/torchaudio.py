@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zoo._registry import families
-from zoo.converters._dialect import Checkpoint, Dialect, Export, Keys, Reading
+from zoo.converters._dialect import TOOLKITS_OWN, Checkpoint, Dialect, Export, Keys, Reading
 from zoo.converters._fields import parse_conv_layers
 from zoo.converters._rows import Row, invert
 from zoo.converters._source import Source
@@ -202,5 +202,5 @@ DIALECT = Dialect(
     holds=holds,
     write=write,
     # Its encoders share the rule for padded frames, and its bundles torch's layer norm over the waveform.
-    unsaid=frozenset({"padding_rule", "attention_mask", "normalize_eps"}),
+    unsaid=TOOLKITS_OWN,
 )
