@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -482,3 +483,32 @@ def test_every_key_is_accounted_for_exactly_once() -> None:
     ):
         with pytest.raises(CheckpointError, match=words):
             assign([*rows, *extra], [Drop("ema", "teacher copy")], shapes, expected)
+
+
+def test_the_hash_of_the_source_is_kept_unless_most_of_it_is_left_behind(tmp_path: Path) -> None:
+    small = DATA / "e3_resolved.pt"
+    assert convert.main([str(small), "-o", str(tmp_path / "small.safetensors")]) == 0
+    want = hashlib.sha256(small.read_bytes()).hexdigest()
+    assert zoo.load(tmp_path / "small.safetensors").provenance["sha256"] == want
+    assert zoo.load(small).provenance["sha256"] == want
+    large = checkpoint(tmp_path / "large.pt", last_optimizer_state={"exp_avg": torch.ones(1 << 23)})
+    assert convert.main([str(large), "-o", str(tmp_path / "large.safetensors")]) == 0
+    assert "sha256" not in zoo.load(tmp_path / "large.safetensors").provenance
+
+
+@pytest.mark.parametrize("piece_bytes", [8, 100, 1 << 20])
+def test_tensors_are_copied_in_the_order_of_their_indices(
+    piece_bytes: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """However they lie in the file, and however small the pieces are."""
+    monkeypatch.setattr("zoo.converters._unpickle.PIECE_BYTES", piece_bytes)
+    names = ("encoder.layers.0.fc1.weight", "feature_extractor.conv_layers.1.0.weight")
+    plain = generator.tensors(FACTS["e3_resolved.pt"]["state"], 1, "usual")
+    turned = {name: torch.from_numpy(plain[name]).transpose(0, 1).contiguous().transpose(0, 1) for name in names}
+    assert not any(tensor.is_contiguous() for tensor in turned.values())
+    for name, tensors in (("plain", {}), ("turned", turned)):
+        source = checkpoint(tmp_path / f"{name}.pt", tensors=tensors)
+        assert convert.main([str(source), "-o", str(tmp_path / f"{name}.safetensors")]) == 0
+    want, got = (load_file(tmp_path / f"{name}.safetensors") for name in ("plain", "turned"))
+    assert want.keys() == got.keys() and all(torch.equal(got[name], want[name]) for name in want)
+    assert torch.equal(got["encoder.layers.0.feed_forward.intermediate_dense.weight"], turned[names[0]])
