@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 import zoo
 import zoo.__main__
+import zoo._commands.extract
 import zoo.convert
 from zoo import _native
 from zoo.converters._unpickle import LazyTensor
@@ -487,7 +488,7 @@ def test_an_extraction_that_is_interrupted(
 ) -> None:
     """What was finished is whole, what was not is not there, and there is no index that would claim otherwise."""
     saved = 0
-    save = zoo.__main__.save
+    save = zoo._commands.extract.save
 
     def failing(states: dict[str, torch.Tensor]) -> bytes:
         nonlocal saved
@@ -496,14 +497,14 @@ def test_an_extraction_that_is_interrupted(
             raise Killed
         return save(states)
 
-    monkeypatch.setattr(zoo.__main__, "save", failing)
+    monkeypatch.setattr(zoo._commands.extract, "save", failing)
     with pytest.raises(Killed):
         run("zoo", "extract", AUDIO, "-o", "out", "--model", native)
     written = files(tmp_path / "out")
     assert len(written) == 2
     for name in written:
         assert name.endswith(".safetensors") and len(load_file(tmp_path / "out" / name)) == LAYERS + 1
-    monkeypatch.setattr(zoo.__main__, "save", save)
+    monkeypatch.setattr(zoo._commands.extract, "save", save)
     assert run("zoo", "extract", AUDIO, "-o", "out", "--model", native)[0] == 0
     assert len(index(tmp_path / "out")) == 6
 

@@ -23,10 +23,14 @@ LEVELS = {
     "models": 2,
     "_registry": 3,
     "converters": 4,
-    "benchmark": 6,
+    "_cache": 1,
+    "_download": 2,
+    "_repository": 3,
+    "_hub": 5,
+    "benchmark": 7,
 }
-REST = 5
-COMMAND_LINE_FILES = {"__main__", "_cli", "convert"}
+REST = 6
+COMMAND_LINE_FILES = {"__main__", "_cli", "_commands", "convert"}
 
 Check = Callable[[str, ast.Module], Iterator[str]]
 
@@ -143,7 +147,7 @@ def weights_are_loaded_strictly(module: str, tree: ast.Module) -> Iterator[str]:
 
 
 def only_command_lines_print(module: str, tree: ast.Module) -> Iterator[str]:
-    if module.split(".")[-1] in COMMAND_LINE_FILES:
+    if part(module) in COMMAND_LINE_FILES or module.split(".")[-1] in COMMAND_LINE_FILES:
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and dotted(node.func) == "print":

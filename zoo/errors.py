@@ -45,3 +45,7 @@ class InputError(ZooError, ValueError):
 
 class AudioError(ZooError):
     """An audio file or array that cannot be used."""
+
+
+class DownloadError(ZooError):
+    """A file cannot be fetched, or the cache cannot be used."""
