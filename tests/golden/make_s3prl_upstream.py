@@ -56,7 +56,7 @@ CASES = {
     "hf_hubert_pre_norm": ("hf_hubert_custom", "data/hf/ctc"),
 }
 NORMALISED = ("hubert_pre_norm", "tera")
-NAMED = ("wav2vec2", "conformer", "hubert_pre_norm", "data2vec", "wavlm", "distilhubert", "tera")
+NAMED = ("wav2vec2", "conformer", "hubert_pre_norm", "data2vec", "wavlm", "distilhubert", "tera", "mel", "hf_wav2vec2")
 SUMMED = "hubert_pre_norm"
 # s3prl's upstreams whose names are recorded: those that the zoo has.
 UPSTREAMS = (
@@ -185,7 +185,9 @@ def make(out: Path) -> None:
         "batches": BATCHES,
         "cases": cases,
         "featurizer": record_sums(HERE.parent, arrays),
-        "names": {of: " ".join(n for n, m in modules.items() if m == f"s3prl.upstream.{of}.hubconf") for of in UPSTREAMS},
+        "names": {
+            of: " ".join(n for n, m in modules.items() if m == f"s3prl.upstream.{of}.hubconf") for of in UPSTREAMS
+        },
         "registered": " ".join(hub.options(only_registered_ckpt=True)),
     }
     write(out / "s3prl_upstream", document, arrays)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo import _hub
 from zoo._checkpoint import load
 from zoo._registry import families, find, info, list_models
 from zoo.converters import MADE_UP, dialects
@@ -54,6 +55,7 @@ PLACES: Mapping[str, tuple[str, str | None]] = {
     "distilhubert": ("model.model.", "s3prl_distiller"),
     "tera": ("transformer.model.", None),
 }
+CONSTANTS = ("extracter.", "transformer.extracter.")  # of spectral front ends
 
 _folder: Path | None = None  # of downloads; None: the zoo's cache
 
@@ -89,7 +91,9 @@ class Upstream(nn.Module):
     def __init__(self, model: Any, hugging_face: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.predicts = model.config.family == "distilhubert" and not hugging_face
+        family = model.config.family
+        self.place = ("model.", "huggingface") if hugging_face else PLACES.get(family, ("model.", None))
+        self.predicts = family == "distilhubert" and not hugging_face
         if hasattr(getattr(model, "encoder", None), "layerdrop"):
             model.encoder.layerdrop = 0.0
         if hasattr(model, "feature_extractor") and not self.predicts and not hugging_face:
@@ -146,16 +150,18 @@ class Upstream(nn.Module):
 
 
 def _rename(module: Upstream, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Give what s3prl saved the zoo's names, and leave out what only pre-training used."""
+    """Give what s3prl saved the zoo's names; leave out constants, and what only pre-training used."""
+    for key in [key for key in state if key.startswith(tuple(prefix + constants for constants in CONSTANTS))]:
+        del state[key]
     own = {prefix + name for name in module.state_dict()}
-    family, config = module.model.config.family, module.model.config
-    if own <= state.keys() or family not in PLACES:
+    if own <= state.keys():
         return
-    place, dialect = PLACES[family]
+    place, dialect = module.place
     theirs = [key.removeprefix(prefix + place) for key in state if key.startswith(prefix + place)]
     names = {key: key for key in theirs}
     if dialect is not None:
-        names = forward([row for keys in dialects()[dialect].keys(config) for row in keys.rows], theirs)
+        rows = [row for keys in dialects()[dialect].keys(module.model.config) for row in keys.rows]
+        names = forward(rows, theirs)
     found = {f"{prefix}model.{name}": state.pop(prefix + place + key) for key, name in names.items()}
     state.update({name: tensor for name, tensor in found.items() if name in own})
     for name in MADE_UP & dict(module.model.named_parameters()).keys():
@@ -195,20 +201,7 @@ def upstream(
             "it has fairseq, legacy, padding and refresh"
         )
     hugging_face = name in HUGGING_FACE
-    if name not in GENERIC:
-        find(name)
-        if ckpt is not None:
-            raise InputError(f"{name!r} has a checkpoint of its own, but {ckpt} was given; leave one of them out")
-        where: str | os.PathLike[str] = name
-    elif ckpt is None:
-        raise InputError(f"{name!r} was asked for without a checkpoint; give its path or URL")
-    elif str(ckpt).startswith(("http://", "https://")):
-        from zoo import _hub
-
-        where = _hub.download_url(str(ckpt), cache_dir=_folder)
-    else:
-        where = f"hf:{ckpt}" if hugging_face and not Path(ckpt).exists() else ckpt
-    model = load(where, padding=padding, heads=True, cache_dir=_folder)
+    model = load(_checkpoint(name, ckpt, refresh), padding=padding, heads=True, cache_dir=_folder)
     config: Any = model.config
     family = config.family
     if family not in GENERIC.get(name, {family}):
@@ -218,8 +211,30 @@ def upstream(
     if hugging_face or family != "distilhubert":
         model.heads = None
     elif model.heads is None or "output_layer.2.weight" not in dict(model.heads.named_parameters()):
-        raise CheckpointError(f"{where} holds no predictions of DistilHuBERT, which s3prl lists; give s3prl's own file")
+        raise CheckpointError(
+            f"{ckpt or name} holds no predictions of DistilHuBERT, which s3prl lists; give the file that s3prl wrote"
+        )
     return Upstream(model, hugging_face).train()
+
+
+def _checkpoint(name: str, ckpt: str | os.PathLike[str] | None, refresh: bool) -> str | os.PathLike[str]:
+    """What `zoo.load` is to load for one of s3prl's names."""
+    if name not in GENERIC:
+        _, preset = find(name)
+        if ckpt is not None:
+            raise InputError(f"{name!r} has a checkpoint of its own, but {ckpt} was given; leave one of them out")
+        where, weightless = name, preset.parameters == 0
+    elif ckpt is None:
+        raise InputError(f"{name!r} was asked for without a checkpoint; give its path or URL")
+    elif str(ckpt).startswith(("http://", "https://")):
+        return _hub.download_url(str(ckpt), cache_dir=_folder, refresh=refresh)
+    elif name in HUGGING_FACE and not Path(ckpt).exists():
+        where, weightless = f"hf:{ckpt}", False
+    else:
+        return ckpt
+    if refresh and not weightless:
+        _hub.fetch(where, _hub.Options(cache_dir=_folder, refresh=True))
+    return where
 
 
 class S3PRLUpstream(nn.Module):
