@@ -38,6 +38,12 @@ SNAPSHOTS = ROOT / "tests" / "snapshots" / "bad_input.json"
 UPDATE = "ZOO_UPDATE_SNAPSHOTS" in os.environ
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    monkeypatch.setenv("ZOO_CACHE", "cache")
+
+
 def check(name: str, message: str) -> None:
     """Compare a message with the committed one."""
     committed = json.loads(SNAPSHOTS.read_text(encoding="utf-8")) if SNAPSHOTS.exists() else {}
@@ -291,6 +297,18 @@ REFUSED = {
     "convert: OUT below a file": "zoo.convert good.pt -o speech.wav/good.safetensors",
     "convert: OUT too long": f"zoo.convert good.pt -o {'x' * 300}",
     "extract: no such model": "zoo extract speech.wav -o out --model wavlm_bsae",
+    "fetch: nothing": "zoo fetch",
+    "fetch: no such name": "zoo fetch hubert_bas",
+    "fetch: no such family": "zoo fetch --all hubrt",
+    "fetch: a family without weights": "zoo fetch --all baseline",
+    "fetch: no weights needed": "zoo fetch fbank",
+    "fetch: no weights released": "zoo fetch wav2vec_u2",
+    "fetch: offline": "zoo fetch hubert_base",
+    "fetch: one file for two names": "zoo fetch hubert_base wavlm_base --from model.pt",
+    "fetch: no such file": "zoo fetch hubert_base --from missing.pt",
+    "fetch: a file for a repository": "zoo fetch hf:org/repo --from missing.pt",
+    "fetch: no repository": "zoo fetch hf:../../etc",
+    "fetch: no revision": "zoo fetch hf:org/repo@../../x",
     "extract: model not here": "zoo extract speech.wav -o out --model hubert_base",
     "extract: model missing": "zoo extract speech.wav -o out --model nowhere.pt",
     "extract: model is a folder": "zoo extract speech.wav -o out --model plain_folder",
