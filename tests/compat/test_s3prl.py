@@ -333,7 +333,16 @@ def test_what_cannot_be_had_is_refused_in_a_sentence(
     assert message in str(raised.value)
 
 
-@pytest.mark.parametrize("lengths", [[4000, 6000], [4000], [0, 4000]])
+def test_lengths_rounded_up_are_taken() -> None:
+    """ESPnet's resampling front end computes them in floating point: one sample more than there is."""
+    wavs, model = torch.randn(2, 4800), upstream("fbank").eval()
+    states, counts = model(wavs, torch.tensor([4801, 4000]))
+    want, _ = model(wavs, torch.tensor([4800, 4000]))
+    assert [count.tolist() for count in counts] == [[31, 25]]
+    assert torch.equal(states[0][:, :30], want[0]) and torch.equal(states[0][:, 30], want[0][:, 29])
+
+
+@pytest.mark.parametrize("lengths", [[4000, 10000], [4000], [0, 4000]])
 def test_lengths_that_the_waveforms_do_not_have_are_refused(lengths: list[int]) -> None:
     with pytest.raises(InputError, match="wavs_len is"):
         upstream("fbank")(torch.zeros(2, 5000), torch.tensor(lengths))
