@@ -10,7 +10,6 @@ from zoo.converters._source import Source
 from zoo.errors import CheckpointError
 from zoo.models._unsupported import UNSUPPORTED
 
-
 CONFIGURATIONS = ("cfg", "args", "model_cfg")
 STATES = ("model", "model_weight", "state_dict")
 
@@ -26,7 +25,9 @@ def refuse_unsupported(source: Source) -> None:
     names, keys = set(_names(source.root)), list(_keys(source.root))
     for model in UNSUPPORTED:
         if names & set(model.models) or (model.key and any(re.fullmatch(model.key, key) for key in keys)):
-            raise CheckpointError(f"it is {model.name}, which is not supported, because {model.reason}")
+            raise CheckpointError(
+                f"it is {model.name}, which is not supported, because {model.reason}; use {model.instead}"
+            )
 
 
 def _names(root: Mapping[str, Any]) -> Iterator[str]:
