@@ -161,7 +161,9 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         before = path.read_text(encoding="utf-8")
         after = filled(before, name, table())
         if after != before and arguments.check:
-            print(f"{file}: table {name!r} is not what the registry says; run PYTHONPATH=. python scripts/model_table.py")
+            print(
+                f"{file}: table {name!r} is not what the registry says; run PYTHONPATH=. python scripts/model_table.py"
+            )
             status = 1
         elif after != before:
             path.write_text(after, encoding="utf-8")
