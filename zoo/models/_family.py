@@ -158,7 +158,7 @@ def sources(*where: str | Source) -> tuple[Source, ...]:
 # Of the notes of a model that cannot be fetched any more; what to use instead follows.
 NO_LINK = "no link works any more: give the path of a file that you have, or use "
 # Of Microsoft's own addresses, and of licences: fairseq's README extends its licence to the pre-trained models.
-REISSUED = "its signature was reissued several times, and none worked in July 2024 (microsoft/UniSpeech issue 56)"
+REISSUED = "its signature was reissued several times, and reported dead in July 2024 (microsoft/UniSpeech issue 56)"
 MIT_OR_APACHE = "MIT by fairseq's README, Apache-2.0 by the card at Hugging Face"
 
 

@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-CORPORA = {"none": "nothing", "ls": "LibriSpeech", "stop": "STOP", "ls-stop": "LibriSpeech and STOP"}
+CTC = {
+    "none": "nothing else",
+    "ls": "CTC on LibriSpeech",
+    "stop": "CTC on STOP",
+    "ls-stop": "CTC on LibriSpeech and STOP",
+}
 TASKS = (
-    ("ctc", "ctc-asr", "CTC on", ("ls", "stop", "ls-stop"), ""),
+    ("ctc", "ctc-asr", "", ("ls", "stop", "ls-stop"), ""),
     (
         "nlu",
         "end-to-end-nlu",
-        "semantic parsing on STOP, after CTC on",
+        "semantic parsing on STOP, after ",
         ("none", "ls", "stop"),
         "the encoder alone, without the decoder that stands on it",
     ),
@@ -32,7 +37,7 @@ def stop_models(encoder: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
             more = {"paper": "https://arxiv.org/abs/2207.10643", "confirmed": False, "notes": notes}
             yield (
                 f"stop_{task}_{corpus.replace('-', '_')}",
-                f"{what} {CORPORA[corpus]}",
+                what + CTC[corpus],
                 f"STOP:{file}-{encoder}-{corpus}.pt",
                 more,
             )

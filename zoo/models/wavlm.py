@@ -35,7 +35,7 @@ _preset = partial(
 )
 MIX = "Libri-Light 60 kh, GigaSpeech 10 kh, VoxPopuli 24 kh"
 
-DRIVE = "a page for browsers, whose file is gone (microsoft/UniSpeech issue 56)"
+DRIVE = "a page for browsers, whose file is reported gone (microsoft/UniSpeech issue 56)"
 
 
 def _originals(file: str, drive: str) -> tuple[Source, Source]:
