@@ -48,4 +48,9 @@ class AudioError(ZooError):
 
 
 class DownloadError(ZooError):
-    """A file cannot be fetched, or the cache cannot be used."""
+    """A file cannot be fetched, or the cache cannot be used.
+
+    `status` is the server's last answer, where that is the reason.
+    """
+
+    status: int | None = None
