@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -275,16 +276,18 @@ class Transfer:
             Failure: when it is given up.
         """
         part = Part.found(self.target.with_name(f"{self.target.name}.part"))
-        failed, longest = 0, part.length()
+        longest, failed = part.length(), Counter[int]()  # since there was progress
         while True:
             try:
                 return self._attempt(part)
             except Failure as failure:
-                failed = failed + 1 if part.length() < longest + PROGRESS_BYTES else 1
+                if part.length() >= longest + PROGRESS_BYTES:
+                    failed.clear()
                 longest = max(longest, part.length())
-                if failed >= min(failure.again, ATTEMPTS):
+                failed[failure.again] += 1
+                if failed[failure.again] >= failure.again or failed.total() >= ATTEMPTS:
                     raise
-                pause = BACKOFF_S * 2 ** (failed - 1) * random.uniform(0.5, 1)
+                pause = BACKOFF_S * 2 ** (failed.total() - 1) * random.uniform(0.5, 1)
                 time.sleep(min(MAX_PAUSE_S, pause if failure.pause is None else failure.pause))
 
     def _attempt(self, part: Part) -> Record:
