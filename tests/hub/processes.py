@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PRELUDE = "import sys; from tests.loopback import only_loopback; only_loopback(); "
+PRELUDE = "import sys\nfrom tests.loopback import only_loopback\nonly_loopback()\n"
 
 
 class Child:
@@ -23,7 +23,11 @@ class Child:
     def __init__(self, code: str, *arguments: str) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + code, *arguments], env=environment, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", PRELUDE + code, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def wait(self) -> tuple[int, str]:
@@ -35,13 +39,9 @@ class Child:
         self.process.send_signal(signal.SIGKILL)
         self.process.communicate()
 
-    def locks(self, path: Path) -> bool:
-        """Whether it holds or waits for a file's lock."""
-        lock = str(path) + ".lock"
-        try:
-            return any(os.readlink(link) == lock for link in Path(f"/proc/{self.process.pid}/fd").iterdir())
-        except OSError:
-            return False
+    def wait_until_ready(self) -> None:
+        """Until it has written a line."""
+        assert self.process.stdout is not None and self.process.stdout.readline()
 
 
 child = Child

@@ -368,7 +368,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 if answer.pause_s and server.stopped.wait(answer.pause_s):
                     return
 
-        do_GET = do_HEAD = do_POST = do_CONNECT = _handle  # noqa: N815
+        do_GET = do_HEAD = do_POST = do_CONNECT = _handle
 
     return Handler
 
