@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from zoo._digest import Digest
 from zoo._native import replacing
-from zoo.errors import DownloadError, InputError
+from zoo.errors import CacheError, InputError
 
 SWITCHES = ("ZOO_OFFLINE", "HF_HUB_OFFLINE")
 ON = {"1", "true", "yes", "on"}
@@ -36,6 +36,7 @@ class Record:
         url: where it came from.
         size, sha256: of its bytes.
         mtime_ns: when it was written; a file with another time or size is hashed before it is used.
+        served_by: scheme, host and port that gave it: its own, or those of a mirror.
         commit: of the Hugging Face repository that it belongs to.
         made_from: of a converted file, the hash of the original.
         config: of a converted file, the hash of the configuration that it was made with.
@@ -45,6 +46,7 @@ class Record:
     size: int
     sha256: str
     mtime_ns: int
+    served_by: str = ""
     commit: str = ""
     made_from: str = ""
     config: str = ""
@@ -103,9 +105,8 @@ def read_record(path: Path) -> Record | None:
         record = Record(**data)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    numbers, texts = (record.size, record.mtime_ns), (record.url, record.sha256, record.commit, record.made_from)
-    fits = all(type(n) is int for n in numbers) and all(type(t) is str for t in (*texts, record.config))
-    return record if fits else None
+    types = {name: int if name in ("size", "mtime_ns") else str for name in data}
+    return record if all(type(data[name]) is kind for name, kind in types.items()) else None
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -143,7 +144,7 @@ def locked(path: Path) -> Iterator[None]:
     """Hold a file's lock, so that of many processes one makes it; its folder is made too.
 
     Raises:
-        DownloadError: when the cache cannot be written.
+        CacheError: when the cache cannot be written.
     """
     import filelock
 
@@ -153,7 +154,7 @@ def locked(path: Path) -> Iterator[None]:
         lock.acquire()
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise DownloadError(
+        raise CacheError(
             f"{path} is not in the cache and cannot be put there: {reason}; name another folder with ZOO_CACHE or "
             "cache_dir"
         ) from None

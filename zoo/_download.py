@@ -24,7 +24,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from zoo._cache import Record, locked, verified, write_record
 from zoo._native import replacing
-from zoo.errors import DownloadError, InputError, cut
+from zoo.errors import CacheError, DownloadError, InputError, cut
 
 if TYPE_CHECKING:
     import requests
@@ -45,6 +45,7 @@ MAX_STATE_BYTES = 1 << 16
 
 HUB = "https://huggingface.co"
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
+MISSING = {404, 410}
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HEAD_BYTES = 512
@@ -72,6 +73,7 @@ def download(
     size: int | None = None,
     progress: bool = True,
     refresh: bool = False,
+    authority: str | None = None,
 ) -> Record:
     """Fetch a file, unless it is there already.
 
@@ -82,6 +84,7 @@ def download(
         size: what it must be, where known.
         progress: show a bar, if stderr is a terminal.
         refresh: fetch it even if it is there.
+        authority: the `served_by` of the file's siblings; when that has no such file, nobody else is asked.
 
     Returns:
         The file's record, which lies beside it.
@@ -94,24 +97,28 @@ def download(
         with locked(target):
             there = None if refresh else verified(target)  # another process may have been first
             if there is None or sha256 not in (None, there.sha256):
-                there = _from_anywhere(url, target, sha256, size, progress)
+                there = _from_anywhere(url, target, sha256, size, progress, authority)
     return there
 
 
-def _from_anywhere(url: str, target: Path, sha256: str | None, size: int | None, progress: bool) -> Record:
+def _from_anywhere(
+    url: str, target: Path, sha256: str | None, size: int | None, progress: bool, authority: str | None
+) -> Record:
     import requests
 
-    failures, status = [], None
+    failures: list[tuple[str, Failure]] = []
     with requests.Session() as session:
         for address in addresses(url):
             transfer = Transfer(session, url, address, target, sha256, size, progress)
             try:
                 return transfer.run()
             except Failure as failure:
-                failures.append(f"{shown_url(address)}: {failure}")
-                status = failure.status
-    error = DownloadError("; ".join(failures))
-    error.status = status
+                failures.append((address, failure))
+                if failure.status in MISSING and served_by(address) == authority:
+                    failures = failures[-1:]
+                    break
+    error = DownloadError("; ".join(f"{shown_url(address)}: {failure}" for address, failure in failures))
+    error.status = failures[-1][1].status if len({failure.status for _, failure in failures}) == 1 else None
     raise error
 
 
@@ -188,6 +195,12 @@ def _check_scheme(url: str, before: str | None = None) -> None:
         raise Failure("it leads from https to http, where anybody could change the file")
     if parts.scheme == "http" and not is_loopback(host):
         raise Failure(f"{what} is plain http, which is taken from this machine only; use https")
+
+
+def served_by(address: str) -> str:
+    """Scheme, host and port of an address."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -404,7 +417,7 @@ class Transfer:
         needed = (total or self.size or said.size or 0) - start
         free = shutil.disk_usage(self.target.parent).free
         if free < needed + SPARE_BYTES:
-            raise DownloadError(
+            raise CacheError(
                 f"{self.target.name} needs {needed / 1e6:.0f} MB, but {self.target.parent} has {free / 1e6:.0f} MB "
                 "free; free some, or name another folder with ZOO_CACHE or cache_dir"
             )
@@ -454,7 +467,8 @@ class Transfer:
                 part.discard()
                 raise Failure(f"its sha256 is {digest} instead of {expected} {whose}", again=2)
         status = part.path.stat()
-        record = Record(_without_user(self.url), status.st_size, digest, status.st_mtime_ns, said.commit)
+        known = {"served_by": served_by(self.address), "commit": said.commit}
+        record = Record(_without_user(self.url), status.st_size, digest, status.st_mtime_ns, **known)
         with _writing(self.target):
             write_record(self.target, record)
             os.replace(part.path, self.target)
@@ -479,7 +493,7 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, InputError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise DownloadError(
+        raise CacheError(
             f"{path} cannot be written: {reason}; free some space or name another folder with ZOO_CACHE or cache_dir, "
             "and ask again: what has been received is kept"
         ) from None
@@ -559,7 +573,7 @@ def _refusal(answer: requests.Response) -> Failure | None:
     if status in (401, 403) and _origin(answer.url) == _origin(endpoint()):
         what = "it is kept behind terms" if code == "GatedRepo" else "there is none of this name, or it is private"
         return Failure(f"{says}: {what}; accept the terms there, if any, and set HF_TOKEN", status=status)
-    if status in (404, 410):
+    if status in MISSING:
         return Failure(
             f"{says}: there is no such {'revision' if code == 'RevisionNotFound' else 'file'}", status=status
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from zoo._cache import offline, read_record, root, verified
-from zoo._download import COMMIT, HUB, download
+from zoo._download import COMMIT, HUB, MISSING, download
 from zoo._native import replacing
 from zoo._registry import families
 from zoo.errors import CheckpointError, DownloadError, UnknownModelError, cut, shown
@@ -102,11 +102,8 @@ def snapshot(
         )
     revision = _resolve(repository, base, progress, refresh)
     folder = base / quote(revision, safe="")
-    files = ["config.json"]
-    _fetch(repository, revision, folder, "config.json", progress)
-    _check_type(repository, folder / "config.json")
-    files += [name for name in SETTINGS if _fetch(repository, revision, folder, name, progress, optional=True)]
-    files += _fetch_weights(repository, revision, folder, progress)
+    fetcher = Fetcher(repository, revision, folder, progress)
+    files = fetcher.settings() + fetcher.weights()
     with replacing(folder / SNAPSHOT) as file:
         file.write(json.dumps({"revision": revision, "files": files}).encode())
     return folder
@@ -142,31 +139,65 @@ def _resolve(repository: Repository, base: Path, progress: bool, refresh: bool) 
     return record.commit or repository.revision
 
 
-def _fetch(
-    repository: Repository, revision: str, folder: Path, name: str, progress: bool, optional: bool = False
-) -> bool:
-    """Fetch one file; returns whether there is one."""
-    try:
-        download(repository.url(name, revision), folder / name, progress=progress)
-    except DownloadError as error:
-        if optional and error.status in (404, 410):
-            return False
-        raise _unfetched(repository, error) from None
-    return True
+@dataclass
+class Fetcher:
+    """Fetches the files of one revision; who gives the first one says which of the others there are."""
 
+    repository: Repository
+    revision: str
+    folder: Path
+    progress: bool
+    authority: str | None = None
 
-def _fetch_weights(repository: Repository, revision: str, folder: Path, progress: bool) -> list[str]:
-    """Fetch the weights in one file, or the index and its shards; returns their names."""
-    for name in WEIGHTS:
-        if _fetch(repository, revision, folder, name, progress, optional=True):
-            return [name]
-        index = f"{name}.index.json"
-        if _fetch(repository, revision, folder, index, progress, optional=True):
-            shards = _shards(repository, folder / index)
-            for shard in shards:
-                _fetch(repository, revision, folder, shard, progress)
-            return [index, *shards]
-    raise CheckpointError(f"{repository.label} holds no weights; expected one of {', '.join(WEIGHTS)}, or their shards")
+    def settings(self) -> list[str]:
+        """Names of the settings that there are, of a model that the zoo has.
+
+        Raises:
+            DownloadError: when they cannot be fetched.
+            CheckpointError: for another model, before its weights are fetched.
+        """
+        self.get("config.json")
+        _check_type(self.repository, self.folder / "config.json")
+        return ["config.json", *(name for name in SETTINGS if self.has(name))]
+
+    def weights(self) -> list[str]:
+        """Names of the file of the weights, or of the index and its shards.
+
+        Raises:
+            DownloadError: when they cannot be fetched.
+            CheckpointError: when there are none.
+        """
+        for name in WEIGHTS:
+            if self.has(name):
+                return [name]
+            index = f"{name}.index.json"
+            if self.has(index):
+                shards = _shards(self.repository, self.folder / index)
+                for shard in shards:
+                    self.get(shard)
+                return [index, *shards]
+        raise CheckpointError(
+            f"{self.repository.label} holds no weights; expected one of {', '.join(WEIGHTS)}, or their shards"
+        )
+
+    def get(self, name: str) -> None:
+        """Fetch a file."""
+        url = self.repository.url(name, self.revision)
+        try:
+            record = download(url, self.folder / name, progress=self.progress, authority=self.authority)
+        except DownloadError as error:
+            raise _unfetched(self.repository, error) from None
+        self.authority = self.authority or record.served_by
+
+    def has(self, name: str) -> bool:
+        """Fetch a file, if there is one."""
+        try:
+            self.get(name)
+        except DownloadError as error:
+            if error.status in MISSING:
+                return False
+            raise
+        return True
 
 
 def _shards(repository: Repository, index: Path) -> list[str]:

@@ -48,9 +48,13 @@ class AudioError(ZooError):
 
 
 class DownloadError(ZooError):
-    """A file cannot be fetched, or the cache cannot be used.
+    """A file cannot be fetched.
 
-    `status` is the server's last answer, where that is the reason.
+    `status` is what the servers answered, where they agree.
     """
 
     status: int | None = None
+
+
+class CacheError(DownloadError):
+    """The cache cannot take a file."""
