@@ -252,7 +252,7 @@ class Server:
         found = re.fullmatch(r"(/huggingface\.co)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", request.path)
         cached = re.fullmatch(r"(/huggingface\.co)?/api/resolve-cache/models/([^/]+/[^/]+)/([^/]+)/(.+)", request.path)
         found = found or cached
-        if found is None:
+        if found is None or not self.repositories:
             return None
         prefix, name, revision, file = (unquote(part or "") for part in found.groups())
         repository = self.repositories.get(name)
