@@ -244,6 +244,7 @@ class Part:
 
     @property
     def state(self) -> Path:
+        """Where it is remembered what the bytes are of."""
         return self.path.with_name(f"{self.path.name}.json")
 
     @classmethod

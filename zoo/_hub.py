@@ -96,6 +96,15 @@ class Named:
         """Of the configuration that the native file is made with."""
         return hashlib.sha256(json.dumps(self.preset.config.to_dict(), sort_keys=True).encode()).hexdigest()
 
+    def check(self) -> None:
+        """Refuse what is not there and must not be fetched."""
+        reason = self.options.offline()
+        if reason and next(self.cached(), None) is None:
+            raise DownloadError(
+                f"{self.label} is not in the cache ({self.options.root}), and {reason} forbids the network; fetch it "
+                f"with python -m zoo fetch {self.label} where there is one, or give the path of a file"
+            )
+
     def cached(self) -> Iterator[Original]:
         """Originals that are in the cache."""
         for source in self.preset.sources:
@@ -109,11 +118,8 @@ class Named:
         """
         if not self.options.refresh:
             yield from self.cached()
-        if reason := self.options.offline():
-            raise DownloadError(
-                f"{self.label} is not in the cache ({self.options.root}), and {reason} forbids the network; fetch it "
-                f"with python -m zoo fetch {self.label} where there is one, or give the path of a file"
-            )
+        if self.options.offline():
+            return
         for source in self.preset.sources:
             if source.dead and not (source.url and os.environ.get("ZOO_MIRROR")):
                 failures.append(f"{source.url or source.dialect}: {source.dead}")
@@ -145,6 +151,9 @@ class Hub:
         self.target = options.native / "hf" / repository.org / repository.name / f"{folder.name}.safetensors"
         self._original = Original(folder, Source("huggingface", spec))
 
+    def check(self) -> None:
+        """Nothing is missing any more."""
+
     def cached(self) -> Iterator[Original]:
         """The folder."""
         yield self._original
@@ -167,6 +176,7 @@ def opened(name: str, options: Options) -> Iterator[Path | Checkpoint]:
     if _is_current(wanted):
         yield wanted.target
         return
+    wanted.check()
     try:
         with locked(wanted.target):
             if not _is_current(wanted):
