@@ -281,24 +281,33 @@ def _check_export(dialect: Dialect, checkpoint: Checkpoint, made: Export) -> Non
             raise CheckpointError(f"{dialect.target} has no place for {name} in such a model")
 
 
-def match(reading: Reading, *, optional: bool = True) -> Assignment:
+def match(
+    reading: Reading, expected: Mapping[str, tuple[int, ...]] | None = None, *, optional: bool = True
+) -> Assignment:
     """Match the tensors of a file with the parameters of its model; reads no tensor.
 
     Args:
         reading: what a dialect found.
+        expected: shapes of the model's parameters; None: those of its configuration.
         optional: whether tensors that can be made up may be missing.
 
     Raises:
         CheckpointError: when they do not fit.
     """
-    shapes = {key: tensor.shape for key, tensor in reading.tensors.items()}
     family = families()[reading.config.family]
-    layers = getattr(reading.config, "num_layers", 0)
-    if layers > len(shapes):  # before a model of that size is laid out
-        raise CheckpointError(f"its configuration asks for {layers} layers, but it holds {len(shapes)} tensors")
-    expected = family.shapes(reading.config)
+    if expected is None:
+        check_depth(reading)
+        expected = family.shapes(reading.config)
+    shapes = {key: tensor.shape for key, tensor in reading.tensors.items()}
     made_up = MADE_UP | family.generated.keys() if optional else ()
     return assign(reading.rows, reading.drops, shapes, expected, made_up)
+
+
+def check_depth(reading: Reading) -> None:
+    """Refuse a configuration of more layers than there are tensors, before a model of that size is laid out."""
+    layers, tensors = getattr(reading.config, "num_layers", 0), len(reading.tensors)
+    if layers > tensors:
+        raise CheckpointError(f"its configuration asks for {layers} layers, but it holds {tensors} tensors")
 
 
 def _check_dtypes(reading: Reading, assignment: Assignment) -> None:

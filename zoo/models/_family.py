@@ -367,7 +367,12 @@ class Family:
     def shapes(self, config: Config) -> dict[str, tuple[int, ...]]:
         """Name -> shape of a model's parameters and buffers, without allocating them."""
         with torch.device("meta"):
-            return {name: tuple(tensor.shape) for name, tensor in self.model(config).state_dict().items()}
+            return shapes(self.model(config))
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of a model's parameters and buffers."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 class EncoderOutput(NamedTuple):
