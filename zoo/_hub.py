@@ -347,7 +347,8 @@ def _write(wanted: Named | Hub, original: Original) -> None:
 @contextmanager
 def _converted(wanted: Named | Hub, original: Original) -> Iterator[Checkpoint]:
     """An original in the zoo's terms, with where it came from."""
-    with open_conversion(original.path, language=original.source.language or None) as conversion:
+    fallback = wanted.preset.name if wanted.preset is not None else None
+    with open_conversion(original.path, fallback=fallback, language=original.source.language or None) as conversion:
         checkpoint = conversion.checkpoint()
         if wanted.preset is not None:
             checkpoint = _as_preset(checkpoint, wanted.preset, conversion.dialect)
