@@ -33,8 +33,9 @@ LABELS = {
 
 
 def ours() -> list[Family]:
-    """Families of this repository: other installed packages may add theirs."""
-    return [family for family in families().values() if family.config.__module__.startswith("zoo.models.")]
+    """Families of this repository, those without released weights last: other installed packages may add theirs."""
+    found = [family for family in families().values() if family.config.__module__.startswith("zoo.models.")]
+    return sorted(found, key=lambda family: (not any(p.sources for p in family.presets), family.name))
 
 
 def compact() -> Iterator[str]:

@@ -136,8 +136,10 @@ class Named:
                 yield downloaded(source, self.options)
             except DownloadError as error:
                 failures.append(str(error))
-        if all(source.dead for source in self.preset.sources):
-            failures.append(f"a file that you have can be taken: python -m zoo fetch {self.label} --from FILE")
+        failures.append(
+            f"a file that you have can be taken (python -m zoo fetch {self.label} --from FILE), and python -m zoo doctor "
+            "looks at the network"
+        )
 
 
 class Hub:
