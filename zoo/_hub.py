@@ -136,8 +136,10 @@ class Named:
                 yield downloaded(source, self.options)
             except DownloadError as error:
                 failures.append(str(error))
-        if all(source.dead for source in self.preset.sources):
-            failures.append(f"a file that you have can be taken: python -m zoo fetch {self.label} --from FILE")
+        failures.append(
+            f"a file that you have can be taken (python -m zoo fetch {self.label} --from FILE), and python -m zoo doctor "
+            "looks at the network"
+        )
 
 
 class Hub:
@@ -347,7 +349,8 @@ def _write(wanted: Named | Hub, original: Original) -> None:
 @contextmanager
 def _converted(wanted: Named | Hub, original: Original) -> Iterator[Checkpoint]:
     """An original in the zoo's terms, with where it came from."""
-    with open_conversion(original.path, language=original.source.language or None) as conversion:
+    fallback = wanted.preset.name if wanted.preset is not None else None
+    with open_conversion(original.path, fallback=fallback, language=original.source.language or None) as conversion:
         checkpoint = conversion.checkpoint()
         if wanted.preset is not None:
             checkpoint = _as_preset(checkpoint, wanted.preset, conversion.dialect)

@@ -51,7 +51,7 @@ def at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
         return load(originals.get(str(name), name), **options)
 
     monkeypatch.setattr(zoo, "load", from_cache)
-    monkeypatch.setattr(s3prl, "load", from_cache)
+    monkeypatch.setattr(s3prl, "load_named", lambda name, heads, options: from_cache(name, heads=heads))
     lengths = torch.tensor([16000, 9000])
     waveforms = 0.1 * torch.randn(2, 16000)
     arrays = [waveform[:n] for waveform, n in zip(waveforms, lengths)]

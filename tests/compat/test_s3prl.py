@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -240,27 +240,29 @@ def test_every_name_of_s3prls_is_there() -> None:
 
 
 def test_registered_names_are_loaded_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[tuple[Any, Mapping[str, Any]]] = []
-    fetched: list[tuple[str, Any]] = []
+    asked: list[tuple[str, Any]] = []
 
-    def load(name: Any, **options: Any) -> Any:
+    def load_named(name: str, heads: bool, options: Any) -> Any:
         asked.append((name, options))
         return zoo.build("hubert_base", num_layers=2, width=32, ffn_width=32, num_heads=2)
 
-    monkeypatch.setattr(s3prl, "load", load)
-    monkeypatch.setattr(s3prl._hub, "fetch", lambda name, options: fetched.append((name, options)))
+    monkeypatch.setattr(s3prl, "load_named", load_named)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hubert").mkdir()  # which is not what is meant
     s3prl.set_dir(tmp_path)
     assert S3PRLUpstream("hubert").num_layers == 3
-    S3PRLUpstream("hf_hubert_custom", "org/name")
-    assert not fetched
     S3PRLUpstream("hubert_large_ll60k", refresh=True)
-    assert [name for name, _ in asked] == ["hubert", "hf:org/name", "hubert_large_ll60k"]
-    assert all(options["cache_dir"] == tmp_path for _, options in asked)
-    assert [(name, options.refresh, options.cache_dir) for name, options in fetched] == [
-        ("hubert_large_ll60k", True, tmp_path)
-    ]
-    S3PRLUpstream("fbank", refresh=True)  # which has nothing to fetch
-    assert len(fetched) == 1
+    S3PRLUpstream("hf_hubert_custom", "org/name")
+    S3PRLUpstream("hf_hubert_custom", "hf:org/name@main")
+    names = ["hubert", "hubert_large_ll60k", "hf:org/name", "hf:org/name@main"]
+    assert [name for name, _ in asked] == names
+    assert [options.refresh for _, options in asked] == [False, True, False, False]
+    assert all(options.cache_dir == tmp_path for _, options in asked)
+
+
+def test_baselines_have_nothing_to_fetch(tmp_path: Path) -> None:
+    s3prl.set_dir(tmp_path / "gone")
+    assert S3PRLUpstream("fbank", refresh=True).hidden_sizes == [240]
 
 
 @pytest.fixture

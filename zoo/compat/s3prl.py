@@ -24,11 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import _hub
+from zoo._checkpoint import _load_named as load_named
 from zoo._checkpoint import load
 from zoo._registry import families, find, info, list_models
 from zoo.converters import MADE_UP, dialects
 from zoo.converters._rows import forward
 from zoo.errors import CheckpointError, InputError, ZooError, shown
+from zoo.models._family import Model
 
 MIN_SAMPLES = 800  # to so many, 0.05 s, a batch of shorter clips is filled with zeros
 # What stands before _local, _url or _custom in s3prl's name for a checkpoint of one's own -> the families it means.
@@ -201,7 +203,8 @@ def upstream(
             "it has fairseq, legacy, padding and refresh"
         )
     hugging_face = name in HUGGING_FACE
-    model = load(_checkpoint(name, ckpt, refresh), padding=padding, heads=True, cache_dir=_folder)
+    model = _load(name, ckpt, refresh)
+    model.padding = padding
     config: Any = model.config
     family = config.family
     if family not in GENERIC.get(name, {family}):
@@ -217,24 +220,21 @@ def upstream(
     return Upstream(model, hugging_face).train()
 
 
-def _checkpoint(name: str, ckpt: str | os.PathLike[str] | None, refresh: bool) -> str | os.PathLike[str]:
-    """What `zoo.load` is to load for one of s3prl's names."""
+def _load(name: str, ckpt: str | os.PathLike[str] | None, refresh: bool) -> Model:
+    """The model of one of s3prl's names; a file that happens to be called like a registry name is not looked at."""
+    options = _hub.Options(cache_dir=_folder, refresh=refresh)
     if name not in GENERIC:
-        _, preset = find(name)
+        find(name)
         if ckpt is not None:
             raise InputError(f"{name!r} has a checkpoint of its own, but {ckpt} was given; leave one of them out")
-        where, weightless = name, preset.parameters == 0
-    elif ckpt is None:
+        return load_named(name, True, options)
+    if ckpt is None:
         raise InputError(f"{name!r} was asked for without a checkpoint; give its path or URL")
-    elif str(ckpt).startswith(("http://", "https://")):
-        return _hub.download_url(str(ckpt), cache_dir=_folder, refresh=refresh)
+    if str(ckpt).startswith(("http://", "https://")):
+        ckpt = _hub.download_url(str(ckpt), cache_dir=_folder, refresh=refresh)
     elif name in HUGGING_FACE and not Path(ckpt).exists():
-        where, weightless = f"hf:{ckpt}", False
-    else:
-        return ckpt
-    if refresh and not weightless:
-        _hub.fetch(where, _hub.Options(cache_dir=_folder, refresh=True))
-    return where
+        return load_named(f"hf:{str(ckpt).removeprefix('hf:')}", True, options)
+    return load(ckpt, heads=True)
 
 
 class S3PRLUpstream(nn.Module):

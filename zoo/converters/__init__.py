@@ -186,13 +186,19 @@ def _plain(value: Any, levels: int = MAX_CONFIG_DEPTH) -> Any:
 
 
 def open_conversion(
-    path: Path, preset: str | None = None, *, language: str | None = None, allow_nonfinite: bool = False
+    path: Path,
+    preset: str | None = None,
+    *,
+    fallback: str | None = None,
+    language: str | None = None,
+    allow_nonfinite: bool = False,
 ) -> Conversion:
     """Open a checkpoint of another toolkit, find its dialect and match its tensors; reads no tensor.
 
     Args:
         path: a file or folder.
         preset: a registry name whose configuration is taken instead of what the file says of itself.
+        fallback: one whose configuration is taken where the file says nothing of itself.
         language: which one, of a file that holds several.
         allow_nonfinite: whether its tensors may hold NaN or infinity.
 
@@ -203,7 +209,7 @@ def open_conversion(
     source = open_source(path)
     try:
         refuse_unsupported(source)
-        dialect, reading, unread = _read(source, preset, language)
+        dialect, reading, unread = _read(source, preset, fallback, language)
         reading = unfold(reading)
         assignment = match(reading)
         _check_dtypes(reading, assignment)
@@ -217,7 +223,9 @@ def open_conversion(
         raise CheckpointError(f"{path} cannot be converted: {error}") from None
 
 
-def _read(source: Source, preset: str | None, language: str | None) -> tuple[str, Reading, tuple[str, ...]]:
+def _read(
+    source: Source, preset: str | None, fallback: str | None, language: str | None
+) -> tuple[str, Reading, tuple[str, ...]]:
     """Name of the layout, what is in the file, and which fields of its configuration nobody looked at."""
     dialect = next((dialect for dialect in dialects().values() if dialect.recognise(source)), None)
     if language is not None:
@@ -237,8 +245,8 @@ def _read(source: Source, preset: str | None, language: str | None) -> tuple[str
     tensors = _bare.state_dict(source.root)
     if tensors is None:
         raise CheckpointError(f"its layout is none that the zoo reads ({', '.join(dialects())}); {_top(source)}")
-    if preset is not None:
-        return "state_dict", _bare.read_as(tensors, preset, dialects().values()), ()
+    if named := preset or fallback:
+        return "state_dict", _bare.read_as(tensors, named, dialects().values()), ()
     return "state_dict", _bare.read_alone(tensors, dialects().values(), match), ()
 
 
