@@ -173,6 +173,8 @@ def compare(case: Case, model: Model, names: Mapping[str, str]) -> Comparison:
             for k, state in enumerate(out.hidden_states):
                 for i, n in enumerate(frames["single"]):
                     result.check(f"exact/{i}/{k}", state[i, :n], want[f"single{i}/{k}"])
+                    if state[i, n:].any():
+                        result.failures.append(f"exact/{i}/{k}: padded frames that are not zero")
 
         model.padding = "reference"
         batch = nn.utils.rnn.pad_sequence(waves, batch_first=True)

@@ -80,6 +80,8 @@ def compare_model(case: Case, model: Model) -> Comparison:
             for k, state in enumerate(model(batch, lengths).hidden_states):
                 for i, n in enumerate(frames):
                     result.check(f"exact/{i}/{k}", state[i, :n], want[f"single{i}/{k}"])
+                    if state[i, n:].any():
+                        result.failures.append(f"exact/{i}/{k}: padded frames that are not zero")
         model.padding = "reference"
         out = model(nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths)
         for k, state in enumerate(out.hidden_states):
