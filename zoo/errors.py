@@ -49,3 +49,7 @@ class AudioError(ZooError):
 
 class DownloadError(ZooError):
     """A file cannot be fetched, or the cache cannot be used."""
+
+
+class FingerprintError(ZooError):
+    """A model does not compute what was recorded of it, or the record cannot be used."""
