@@ -1,10 +1,11 @@
-"""What every test runs under: a fixed seed, no more threads than a small machine has, and no network.
+"""What every test runs under: a fixed seed, no more threads than a small machine has, no network, an empty cache.
 
 At the end of a run the largest differences that tests recorded are printed: the tables of docs/numerics.md.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import socket
@@ -36,6 +37,18 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+SETTINGS = ("XDG_CACHE_HOME", "ZOO_OFFLINE", "ZOO_MIRROR", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN")
+COUNT = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each test has a cache of its own, and none of the user's settings."""
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.getbasetemp() / f"cache{next(COUNT)}"))
 
 
 LARGEST = pytest.StashKey[dict[str, dict[str, float]]]()

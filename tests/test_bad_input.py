@@ -38,6 +38,12 @@ SNAPSHOTS = ROOT / "tests" / "snapshots" / "bad_input.json"
 UPDATE = "ZOO_UPDATE_SNAPSHOTS" in os.environ
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    monkeypatch.setenv("ZOO_CACHE", "cache")
+
+
 def check(name: str, message: str) -> None:
     """Compare a message with the committed one."""
     committed = json.loads(SNAPSHOTS.read_text(encoding="utf-8")) if SNAPSHOTS.exists() else {}

@@ -23,10 +23,9 @@ LEVELS = {
     "models": 2,
     "_registry": 3,
     "converters": 4,
-    "_cache": 1,
-    "_download": 2,
-    "_repository": 3,
-    "_hub": 5,
+    "_cache": 3,
+    "_download": 4,
+    "_repository": 5,
     "benchmark": 7,
 }
 REST = 6

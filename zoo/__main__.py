@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from zoo import __version__, _cli
-from zoo._commands import extract, models
+from zoo._commands import extract, fetch, models
 
-COMMANDS = (models, extract)
+COMMANDS = (models, fetch, extract)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from zoo._registry import families, find
 from zoo._tensors import Lazy, Made
 from zoo.errors import CheckpointError, ConfigError, InputError, cut
 from zoo.models._family import Config, Heads, Model
+
+if TYPE_CHECKING:
+    from zoo._hub import Options
 
 HEADS = "heads."
 
@@ -51,28 +54,32 @@ def load(
 
     Args:
         name_or_path: a native file, or a checkpoint of another toolkit, which is converted in memory. What exists as
-            a path is a path; otherwise it is a registry name.
+            a path is a path; otherwise it is a registry name, or "hf:org/repo[@revision]" for a repository of Hugging
+            Face. Those are fetched and converted once, and cached.
         padding: "exact": an utterance in a batch gives what it gives alone; "reference": the numbers of the file's
             own toolkit for the padded batch.
         heads: also build the heads that the checkpoint has; a CTC head then gives `logits`.
         device: where the model goes; None: the CPU.
         dtype: of its parameters; None: fp32.
-        cache_dir: folder of downloaded files (this version downloads nothing).
-        local_files_only: never use the network (this version never does).
-        progress: show a progress bar while downloading (this version downloads nothing).
+        cache_dir: folder of downloaded files; None: $ZOO_CACHE, $XDG_CACHE_HOME/zoo or ~/.cache/zoo.
+        local_files_only: never use the network.
+        progress: show a progress bar while downloading, if stderr is a terminal.
 
     Raises:
         UnknownModelError: when there is neither such a path nor such a name.
+        DownloadError: when it is not in the cache and cannot be fetched.
         CheckpointError: when the file cannot be used.
         InputError: for an unknown padding mode.
     """
     path = Path(name_or_path)
     if not path.exists():
-        model = _without_weights(str(name_or_path))
+        from zoo import _hub  # here, because `import zoo` is to be quick
+
+        model = _load_named(str(name_or_path), heads, _hub.Options(cache_dir, local_files_only, progress))
     elif path.is_file() and _native.is_safetensors(path):
         model = _load_native(path, heads)
     else:
-        from zoo.converters import open_conversion  # here, because `import zoo` is to be quick
+        from zoo.converters import open_conversion
 
         with open_conversion(path) as conversion:
             found, digest = conversion.checkpoint(), conversion.digest_if_cheap()
@@ -83,28 +90,27 @@ def load(
     return model.to(device=device, dtype=dtype)
 
 
-def _without_weights(name: str) -> Model:
-    """The model of a registry name that has no weights; otherwise the error for what does not exist as a path."""
-    if name.startswith("hf:"):
-        raise CheckpointError(
-            f"{name} cannot be fetched: this version of zoo does not download; give the path of a file"
-        )
-    if os.sep in name or Path(name).suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors"):
-        raise CheckpointError(
-            f"{name} does not exist; give the path of a checkpoint, or a name of `python -m zoo list`"
-        )
-    _, preset = find(name)
-    if preset.parameters == 0:
-        return build(name)
-    if not preset.sources:
-        raise CheckpointError(
-            f"no weights of {name!r} were released; zoo.build({name!r}) gives its architecture, and zoo.load takes the "
-            "path of a model that you have trained"
-        )
-    raise CheckpointError(
-        f"the weights of {name!r} are not on this machine, and this version of zoo does not download; "
-        f"fetch {preset.sources[0].url} and give the path of that file"
-    )
+def _load_named(name: str, heads: bool, options: Options) -> Model:
+    """The model of a registry name or of a repository of Hugging Face; otherwise the error for a missing path."""
+    from zoo import _hub
+
+    if not name.startswith("hf:"):
+        if os.sep in name or Path(name).suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors"):
+            raise CheckpointError(
+                f"{name} does not exist; give the path of a checkpoint, or a name of `python -m zoo list`"
+            )
+        _, preset = find(name)
+        if preset.parameters == 0:
+            return build(name)
+        if not preset.sources:
+            raise CheckpointError(
+                f"no weights of {name!r} were released; zoo.build({name!r}) gives its architecture, and zoo.load takes "
+                "the path of a model that you have trained"
+            )
+    with _hub.opened(name, options) as found:
+        if isinstance(found, Path):
+            return _load_native(found, heads)
+        return _fill(found.config, found.tensors, heads, found.provenance)
 
 
 def _load_native(path: Path, heads: bool) -> Model:

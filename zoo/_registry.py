@@ -67,8 +67,10 @@ class ModelInfo:
         parameters: of the encoder, without the mask embedding and without heads.
         hop: samples from one frame to the next; of a model that takes features, frames of them.
         sample_rate: Hz; of a model that takes features, frames of them per second, 0 where not evenly spaced.
-        sources: where the weights can be had; empty where none were released.
-        size, sha256: of the original file, where known from a citable source; otherwise None.
+        licence: SPDX expression of the weights; NOASSERTION where none is stated or they contradict each other.
+        licence_notes: who contradicts whom.
+        sources: where the weights can be had, in order of preference, dead ones last; empty where none were released.
+        size, sha256: of the first source's file, where a page states them (`Source.cited`); otherwise None.
         confirmed: False where the architecture is inferred from sibling models.
     """
 
@@ -82,6 +84,7 @@ class ModelInfo:
     sample_rate: int
     data: str
     licence: str
+    licence_notes: str
     paper: str
     sources: tuple[Source, ...]
     size: int | None
@@ -99,6 +102,7 @@ def info(name: str) -> ModelInfo:
     """
     family, preset = find(name)
     config: Any = preset.config
+    first = preset.sources[0] if preset.sources else None
     return ModelInfo(
         name=preset.name,
         aliases=preset.aliases,
@@ -110,10 +114,11 @@ def info(name: str) -> ModelInfo:
         sample_rate=config.sample_rate,
         data=preset.data,
         licence=preset.licence,
+        licence_notes=preset.licence_notes,
         paper=preset.paper,
         sources=preset.sources,
-        size=None,
-        sha256=None,
+        size=first.size if first else None,
+        sha256=first.sha256 if first else None,
         confirmed=preset.confirmed,
         notes=preset.notes,
         config=config,

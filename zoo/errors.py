@@ -48,7 +48,16 @@ class AudioError(ZooError):
 
 
 class DownloadError(ZooError):
-    """A file cannot be fetched, or the cache cannot be used."""
+    """A file cannot be fetched.
+
+    `status` is what the servers answered, where they agree.
+    """
+
+    status: int | None = None
+
+
+class CacheError(DownloadError):
+    """The cache cannot take a file."""
 
 
 class FingerprintError(ZooError):

@@ -97,11 +97,22 @@ def is_one_of(value: Any, allowed: Iterable[Any]) -> bool:
 class Source:
     """Where a checkpoint can be had.
 
-    `dialect` names the layout of the file; `url` is the full address, or "hf:org/repo" for a Hugging Face folder.
+    Attributes:
+        dialect: names the layout of the file.
+        url: the full address; of a Hugging Face folder "hf:org/repo"; "" where the address is not known any more.
+        dead: why it is known not to work any more, and who says so; empty for those that are worth a try.
+        sha256, size: of the file, in hex digits and bytes, where `cited` says it.
+        cited: address of the page that states the hash or the size.
+        language: which one to take, of an MMS file with adapters of several.
     """
 
     dialect: str
     url: str
+    dead: str = ""
+    sha256: str | None = None
+    size: int | None = None
+    cited: str = ""
+    language: str = ""
 
 
 SOURCE_CODES = {
@@ -125,10 +136,16 @@ SOURCE_CODES = {
 }
 
 
-def sources(*short: str) -> tuple[Source, ...]:
-    """Sources from short forms "CODE:rest", in order of preference; the codes stand in `SOURCE_CODES`."""
-    pairs = [item.split(":", 1) for item in short]
-    return tuple(Source(SOURCE_CODES[code][0], SOURCE_CODES[code][1] + rest) for code, rest in pairs)
+def source(short: str, **more: Any) -> Source:
+    """The source that a short form "CODE:rest" stands for; the codes stand in `SOURCE_CODES`."""
+    code, rest = short.split(":", 1)
+    dialect, base = SOURCE_CODES[code]
+    return Source(dialect, base + rest, **more)
+
+
+def sources(*where: str | Source) -> tuple[Source, ...]:
+    """Sources, some in short form, in order of preference: as given, but for dead ones, which come last."""
+    return tuple(sorted((source(s) if isinstance(s, str) else s for s in where), key=lambda s: bool(s.dead)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +154,8 @@ class Preset:
 
     `parameters` counts the encoder without the mask embedding and without heads, as the releasers do; a model with
     none has no weights, and so no sources.
+    `licence` is of the weights, an SPDX expression, NOASSERTION where none is stated or they contradict each other;
+    `licence_notes` says who contradicts whom. A name whose sources are all dead says in its notes what works instead.
     `confirmed` is False where the architecture follows from its siblings and no public code or card states it.
     """
 
@@ -150,13 +169,14 @@ class Preset:
     aliases: tuple[str, ...] = ()
     confirmed: bool = True
     notes: str = ""
+    licence_notes: str = ""
 
 
 def preset(
     name: str,
     config: Config,
     data: str,
-    *where: str,
+    *where: str | Source,
     parameters: Mapping[Any, int],
     paper: str,
     licence: str = "MIT",

@@ -30,7 +30,7 @@ _preset = partial(
     parameters=PARAMETERS,
     paper="https://arxiv.org/abs/2110.13900",
     licence="NOASSERTION",
-    notes="the UniSpeech repository says CC-BY-SA-3.0, unilm, which hosted the files first, MIT; the cards say nothing",
+    licence_notes="the UniSpeech repository says CC-BY-SA-3.0, unilm, which hosted the files first, MIT; the cards say nothing",
 )
 MIX = "Libri-Light 60 kh, GigaSpeech 10 kh, VoxPopuli 24 kh"
 
