@@ -23,7 +23,6 @@ import contextlib
 import copy
 import hashlib
 import json
-import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +40,8 @@ from zoo.errors import FingerprintError, InputError, cut, printable, shown
 from zoo.models._family import Model
 
 FORMAT = 1
-# Largest differences allowed: of weights, relative to the projection; of the rest in units of its RMS, measured on 2 and 24 layers over thread counts, machines and fp64: docs/numerics.md.
+# Largest differences allowed: of weights, relative to the projection; of the rest in units of its RMS. docs/numerics.md
+# has what thread counts and fp64 change.
 TOLERANCES = {"weights": 1e-6, "states": 5e-5, "gradients": 5e-4}
 LENGTHS = {"waveforms": (24_007, 15_011), "features": (83, 52)}  # no multiples of a hop
 STATE_VALUES, GRADIENT_VALUES = 4, 2  # single values that are kept of each tensor
@@ -122,7 +122,10 @@ def fingerprint(model: Model, *, logits: bool = True) -> dict[str, Any]:
         inputs = _inputs(ready)
         ready.padding = "reference"
         with torch.no_grad():
-            reference = {name: [_seen(x, GRADIENT_VALUES) for x in parts] for name, parts in _stages(ready, inputs, logits).items()}
+            reference = {
+                name: [_seen(x, GRADIENT_VALUES) for x in parts]
+                for name, parts in _stages(ready, inputs, logits).items()
+            }
         ready.padding = "exact"
         leaves = [x.requires_grad_() for x in inputs]
         stages = _stages(ready, leaves, logits)
@@ -144,7 +147,9 @@ def fingerprint(model: Model, *, logits: bool = True) -> dict[str, Any]:
         for name, tensor in tensors.items():
             module, _, leaf = name.rpartition(".")
             row = [_rounded(_projection(tensor), 9)]
-            rows.setdefault(module, {})[leaf] = row + [number for x in gradients.get(name, ()) for number in _seen(x, GRADIENT_VALUES)]
+            rows.setdefault(module, {})[leaf] = row + [
+                number for x in gradients.get(name, ()) for number in _seen(x, GRADIENT_VALUES)
+            ]
         result[TENSORS] = rows
     return result
 
@@ -244,7 +249,8 @@ def _scalar(x: Tensor) -> Tensor:
     """sum(x * s) / |x| with the norm taken for a constant."""
     rows, columns, _ = _signs_of(x)
     signs = torch.outer(rows, columns).flatten()[: x.numel()].to(x.dtype)
-    return (x.flatten() @ signs) / x.detach().double().norm().clamp(min=TINY).to(x.dtype)
+    result: Tensor = x.flatten() @ signs / x.detach().double().norm().clamp(min=TINY).to(x.dtype)
+    return result
 
 
 def _stages(model: Model, inputs: Sequence[Tensor], logits: bool) -> dict[str, list[Tensor]]:
