@@ -44,9 +44,9 @@ FORMAT = 1
 # has what thread counts and fp64 change.
 TOLERANCES = {"weights": 1e-6, "states": 5e-5, "gradients": 5e-4}
 LENGTHS = {"waveforms": (24_007, 15_011), "features": (83, 52)}  # no multiples of a hop
-STATE_VALUES, GRADIENT_VALUES = 4, 2  # single values that are kept of each tensor
+STATE, REFERENCE, GRADIENT = (4, 7), (2, 7), (2, 5)  # single values that are kept of a tensor, and their digits
 TINY = 1e-30
-GRADIENT_FLOOR = 1e-3
+GRADIENT_FLOOR = 1e-3  # of the largest RMS: smaller ones count as that large; a key bias has rounding for gradient
 HEADS = "heads."
 INPUT, TENSORS = "gradient of the input", "weights and their gradients"  # sections of the file
 MAX_BYTES = 4 << 20
@@ -123,8 +123,7 @@ def fingerprint(model: Model, *, logits: bool = True) -> dict[str, Any]:
         ready.padding = "reference"
         with torch.no_grad():
             reference = {
-                name: [_seen(x, GRADIENT_VALUES) for x in parts]
-                for name, parts in _stages(ready, inputs, logits).items()
+                name: [_seen(x, *REFERENCE) for x in parts] for name, parts in _stages(ready, inputs, logits).items()
             }
         ready.padding = "exact"
         leaves = [x.requires_grad_() for x in inputs]
@@ -141,14 +140,14 @@ def fingerprint(model: Model, *, logits: bool = True) -> dict[str, Any]:
             "input": [list(x.shape) for x in inputs],
             "exact": {name: [_described(x) for x in parts] for name, parts in stages.items()},
             "reference": reference,
-            INPUT: [_seen(x, STATE_VALUES) for x in gradients.pop("")],
+            INPUT: [_seen(x, *STATE) for x in gradients.pop("")],
         }
         rows: dict[str, dict[str, list[float]]] = {}
         for name, tensor in tensors.items():
             module, _, leaf = name.rpartition(".")
             row = [_rounded(_projection(tensor), 9)]
             rows.setdefault(module, {})[leaf] = row + [
-                number for x in gradients.get(name, ()) for number in _seen(x, GRADIENT_VALUES)
+                number for x in gradients.get(name, ()) for number in _seen(x, *GRADIENT)
             ]
         result[TENSORS] = rows
     return result
@@ -163,23 +162,23 @@ def _prepared(model: Model) -> Iterator[Model]:
     there = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
     if any(t.is_meta for t in there):
         raise InputError("zoo.testing takes a model with weights; this one is on the meta device: load it instead")
-    if not there or any(t.dtype != torch.float32 or t.device.type != "cpu" for t in there):
-        model = copy.deepcopy(model).to("cpu", torch.float32)
-    training = [module for module in model.modules() if module.training]
-    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
-    padding = model.padding
-    model.eval()
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        if not there or any(t.dtype != torch.float32 or t.device.type != "cpu" or t.is_inference() for t in there):
+            model = copy.deepcopy(model).to("cpu", torch.float32)
+        training = [module for module in model.modules() if module.training]
+        frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
+        padding = model.padding
+        try:
+            model.eval()
+            for parameter in frozen:
+                parameter.requires_grad_(True)
             yield model
-    finally:
-        model.padding = padding
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        for module in training:  # one by one: a caller may have frozen some of them
-            module.training = True
+        finally:
+            model.padding = padding
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+            for module in training:  # one by one: a caller may have frozen some of them
+                module.training = True
 
 
 def _inputs(model: Model) -> list[Tensor]:
@@ -280,12 +279,12 @@ def _names(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"count": len(tensors), "names_and_shapes": hashlib.sha256(lines.encode()).hexdigest()}
 
 
-def _seen(x: Tensor, values: int) -> list[float]:
+def _seen(x: Tensor, values: int, digits: int) -> list[float]:
     """RMS, projection over the norm, single values."""
     x = x.detach().double().flatten()
     norm = float(x.norm())
     picked = x[(torch.arange(values) * 2 + 1) * len(x) // (2 * values)]
-    return [_rounded(y) for y in (norm / len(x) ** 0.5, _projection(x) / max(norm, TINY), *picked.tolist())]
+    return [_rounded(y, digits) for y in (norm / len(x) ** 0.5, _projection(x) / max(norm, TINY), *picked.tolist())]
 
 
 def _described(x: Tensor) -> dict[str, Any]:
@@ -295,7 +294,7 @@ def _described(x: Tensor) -> dict[str, Any]:
         "shape": list(x.shape),
         "mean": _rounded(float(x.detach().double().mean())),
         "frame norms": [_rounded(float(y)) for y in (norms.min(), norms.median(), norms.max())],
-        "seen": _seen(x, STATE_VALUES),
+        "seen": _seen(x, *STATE),
     }
 
 
@@ -363,8 +362,10 @@ def _compare(found: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str,
     names = [(module, leaf) for module, leaves in found[TENSORS].items() for leaf in leaves]
     for module, leaf in names:
         weight, was = found[TENSORS][module][leaf][0], recorded[TENSORS][module][leaf][0]
-        result.near("weights", f"{module}.{leaf}", weight, was, abs(was))
+        result.near("weights", f"{_joined(module, leaf)}", weight, was, abs(was))
     for mode in ("exact", "reference"):
+        if "logits" in recorded[mode] and "logits" not in found[mode]:
+            raise FingerprintError("logits were recorded, but the model gives none; load it with heads=True")
         result.same(f"the list of outputs ({mode} padding)", list(found[mode]), list(recorded[mode]))
         for name, parts in found[mode].items():
             for i, (x, was) in enumerate(zip(parts, recorded[mode][name], strict=True)):
@@ -383,9 +384,9 @@ def _compare(found: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str,
     floor = GRADIENT_FLOOR * max(given, default=0.0)
     for module, leaf in names:
         (_, *x), (_, *was) = found[TENSORS][module][leaf], recorded[TENSORS][module][leaf]
-        result.same(f"whether {module}.{leaf} has a gradient", bool(x), bool(was))
+        result.same(f"whether {_joined(module, leaf)} has a gradient", bool(x), bool(was))
         if x:
-            result.seen("gradients", f"the gradient of {module}.{leaf}", x, was, floor)
+            result.seen("gradients", f"the gradient of {_joined(module, leaf)}", x, was, floor)
     return result.largest
 
 
@@ -402,3 +403,7 @@ def _text(content: Mapping[str, Any]) -> str:
 
 def _line(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
+
+
+def _joined(module: str, leaf: str) -> str:
+    return f"{module}.{leaf}" if module else leaf

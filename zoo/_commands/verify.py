@@ -16,7 +16,7 @@ from zoo._digest import Digest
 from zoo._registry import find
 from zoo._repository import PREFIX, parse
 from zoo.converters import match, open_conversion
-from zoo.errors import DownloadError, InputError, ZooError, printable
+from zoo.errors import DownloadError, InputError, UnknownModelError, ZooError, printable
 from zoo.models._family import Source
 
 BESIDE = ".fingerprint.json"  # behind the name of a checkpoint
@@ -123,7 +123,10 @@ def _name(name: str, cache_dir: Path | None) -> Subject:
             fingerprints / "hf" / repository.org / f"{repository.name}@{quote(repository.revision, safe='')}.json"
         )
     else:
-        named = _hub.Named(name, options)
+        try:
+            named = _hub.Named(name, options)
+        except UnknownModelError as error:
+            raise UnknownModelError(f"{name} does not exist as a path, and {error}") from None
         sources, natives = named.preset.sources, [named.target]
         fingerprint = fingerprints / f"{named.preset.name}.json"
         if not named.preset.parameters:
