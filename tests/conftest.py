@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import socket
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 import torch
+
+from tests.loopback import only_loopback
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
@@ -28,15 +29,7 @@ def fixed_seed() -> None:
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only this machine can be reached: a test that would download something fails and says so."""
-    connect = socket.socket.connect
-
-    def local_only(self: socket.socket, address: object) -> None:
-        host = address[0] if isinstance(address, tuple) else "localhost"
-        if host not in {"localhost", "127.0.0.1", "::1"}:
-            raise OSError(f"a test tried to reach {host}: tests download nothing")
-        connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", local_only)
+    only_loopback(monkeypatch.setattr)
 
 
 SETTINGS = ("XDG_CACHE_HOME", "ZOO_OFFLINE", "ZOO_MIRROR", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN")

@@ -14,7 +14,7 @@ from zoo import _native
 from zoo._registry import families, find
 from zoo._tensors import Lazy, Made
 from zoo.errors import CheckpointError, ConfigError, InputError, cut
-from zoo.models._family import Config, Heads, Model
+from zoo.models._family import Config, Heads, Model, shapes
 
 if TYPE_CHECKING:
     from zoo._hub import Options
@@ -83,11 +83,11 @@ def load(
 
         with open_conversion(path) as conversion:
             found, digest = conversion.checkpoint(), conversion.digest_if_cheap()
-            model = _fill(found.config, found.tensors, heads, found.provenance)
+            model = _fill(_laid_out(found.config), found.tensors, heads, found.provenance)
             if digest is not None:
                 model.provenance["sha256"] = digest.result()
     model.padding = padding
-    return model.to(device=device, dtype=dtype)
+    return model if device is None and dtype is None else model.to(device=device, dtype=dtype)
 
 
 def _load_named(name: str, heads: bool, options: Options) -> Model:
@@ -99,35 +99,37 @@ def _load_named(name: str, heads: bool, options: Options) -> Model:
             raise CheckpointError(
                 f"{name} does not exist; give the path of a checkpoint, or a name of `python -m zoo list`"
             )
-        _, preset = find(name)
-        if preset.parameters == 0:
+        if find(name)[1].parameters == 0:
             return build(name)
-        if not preset.sources:
-            raise CheckpointError(
-                f"no weights of {name!r} were released; zoo.build({name!r}) gives its architecture, and zoo.load takes "
-                "the path of a model that you have trained"
-            )
     with _hub.opened(name, options) as found:
         if isinstance(found, Path):
             return _load_native(found, heads)
-        return _fill(found.config, found.tensors, heads, found.provenance)
+        return _fill(_laid_out(found.config), found.tensors, heads, found.provenance)
 
 
 def _load_native(path: Path, heads: bool) -> Model:
-    from zoo.converters import match
+    from zoo.converters import check_depth, match
     from zoo.converters.native import read
 
     file = _native.NativeFile(path)
     try:
         reading = read(file)
-        match(reading, optional=False)
+        check_depth(reading)
+        model = _laid_out(reading.config)
+        match(reading, shapes(model), optional=False)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from None
-    return _fill(reading.config, reading.tensors, heads, reading.provenance or {})
+    return _fill(model, reading.tensors, heads, reading.provenance or {})
 
 
-def _fill(config: Config, tensors: Mapping[str, Lazy], heads: bool, provenance: Mapping[str, Any]) -> Model:
-    """A model whose parameters are the tensors, floating point in fp32."""
+def _laid_out(config: Config) -> Model:
+    """The model of a configuration, without memory for its parameters."""
+    with torch.device("meta"):
+        return families()[config.family].model(config)
+
+
+def _fill(model: Model, tensors: Mapping[str, Lazy], heads: bool, provenance: Mapping[str, Any]) -> Model:
+    """Give a model its parameters, floating point in fp32."""
 
     def read(name: str) -> Tensor:
         value = tensors[name].load()
@@ -135,8 +137,6 @@ def _fill(config: Config, tensors: Mapping[str, Lazy], heads: bool, provenance: 
             raise CheckpointError(f"{name} holds {value.dtype} instead of floating point; convert the original again")
         return value.float() if value.is_floating_point() else value
 
-    with torch.device("meta"):
-        model = families()[config.family].model(config)
     model.load_state_dict({name: read(name) for name in tensors if not name.startswith(HEADS)}, assign=True)
     beside = [name for name in tensors if name.startswith(HEADS)]
     if heads and beside:

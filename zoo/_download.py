@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ AGAIN = {408, 425, 429, 500, 502, 503, 504}
 MISSING = {404, 410}
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-HTML = (b"<!doctype html", b"<html")
+HEAD_BYTES = 512
 
 
 class Failure(Exception):
@@ -146,8 +147,12 @@ def addresses(url: str) -> list[str]:
     """Where a URL's file is looked for, in order: in the mirror $ZOO_MIRROR, then where it says.
 
     Raises:
-        DownloadError: when the mirror or Hugging Face's endpoint is set to something else than an address.
+        DownloadError: when it is no address, or the mirror or Hugging Face's endpoint is set to something else.
     """
+    try:
+        _check_scheme(url)
+    except Failure as failure:
+        raise DownloadError(f"{shown_url(url)} cannot be fetched: {failure}") from None
     if url == HUB or url.startswith(f"{HUB}/"):
         url = endpoint() + url[len(HUB) :]
     mirror, parts = _configured("ZOO_MIRROR"), urlsplit(url)
@@ -159,7 +164,10 @@ def addresses(url: str) -> list[str]:
 
 def shown_url(url: str) -> str:
     """A URL as a sentence names it: without user, password, query and fragment, which may be secrets."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "what is no address"
     return cut(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")), 300)
 
 
@@ -179,7 +187,7 @@ def _check_scheme(url: str, before: str | None = None) -> None:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise Failure(f"{url!r} is no address" if before is None else "it leads to what is no address") from None
+        raise Failure("it is no address" if before is None else "it leads to what is no address") from None
     what = "it" if before is None else "it leads to an address that"
     if parts.scheme not in ("http", "https") or not host:
         raise Failure(f"{what} is neither https nor http ({cut(parts.scheme or 'no scheme', 20)})")
@@ -289,16 +297,18 @@ class Transfer:
             Failure: when it is given up.
         """
         part = Part.found(self.target.with_name(f"{self.target.name}.part"))
-        failed, longest = 0, part.length()
+        longest, failed = part.length(), Counter[int]()  # since there was progress
         while True:
             try:
                 return self._attempt(part)
             except Failure as failure:
-                failed = failed + 1 if part.length() < longest + PROGRESS_BYTES else 1
+                if part.length() >= longest + PROGRESS_BYTES:
+                    failed.clear()
                 longest = max(longest, part.length())
-                if failed >= min(failure.again, ATTEMPTS):
+                failed[failure.again] += 1
+                if failed[failure.again] >= failure.again or failed.total() >= ATTEMPTS:
                     raise
-                pause = BACKOFF_S * 2 ** (failed - 1) * random.uniform(0.5, 1)
+                pause = BACKOFF_S * 2 ** (failed.total() - 1) * random.uniform(0.5, 1)
                 time.sleep(min(MAX_PAUSE_S, pause if failure.pause is None else failure.pause))
 
     def _attempt(self, part: Part) -> Record:
@@ -314,6 +324,8 @@ class Transfer:
                 part.discard()
                 raise Failure("it has fewer bytes than were received before", again=2)
             begun = answer.status_code == 206
+            if begun and not start:
+                raise Failure("it gives a part of the file, where all of it was asked for")
             remaining = _length(answer.headers.get("Content-Length"))
             total = None if remaining is None else remaining + (start if begun else 0)
             if begun:
@@ -322,7 +334,9 @@ class Transfer:
                     part.discard()
                     raise Failure("it continues at another place than it was asked to", again=2)
                 total = whole if total is None else total
-            if begun and ((part.total not in (None, total)) or part.sha256 != said.sha256):
+            if begun and (
+                part.total not in (None, total) or part.sha256 != said.sha256 or said.etag not in ("", part.etag)
+            ):
                 part.discard()
                 raise Failure("the file has changed meanwhile", again=2)
             if not begun:
@@ -332,7 +346,8 @@ class Transfer:
             part.address, part.etag, part.sha256, part.total = self.address, said.etag, said.sha256, total
             with _writing(part.state):
                 part.save()
-            digest = self._receive(answer, part, start, total)
+            expected = next((size for size in (total, self.size, said.size) if size is not None), None)
+            digest = self._receive(answer, part, start, expected)
         return self._finish(part, digest, said)
 
     def _continues(self, part: Part) -> bool:
@@ -408,8 +423,8 @@ class Transfer:
                 "free; free some, or name another folder with ZOO_CACHE or cache_dir"
             )
 
-    def _receive(self, answer: requests.Response, part: Part, start: int, total: int | None) -> str:
-        """Take the body; returns the hash of the whole file."""
+    def _receive(self, answer: requests.Response, part: Part, start: int, expected: int | None) -> str:
+        """Take the body of a file of so many bytes, where known; returns the hash of all of it."""
         from tqdm import tqdm
 
         digest, count = hashlib.sha256(), start
@@ -419,7 +434,7 @@ class Transfer:
                     while piece := there.read(CHUNK_BYTES):
                         digest.update(piece)
             bar = tqdm(
-                total=total,
+                total=expected,
                 initial=start,
                 unit="B",
                 unit_scale=True,
@@ -428,20 +443,26 @@ class Transfer:
                 disable=not (self.progress and sys.stderr.isatty()),
             )
             with bar:
-                for piece in _pieces(answer, at_start=start == 0):
+                for piece in _pieces(answer):
                     file.write(piece)
                     digest.update(piece)
                     count += len(piece)
                     bar.update(len(piece))
-        known = total if total is not None else self.size
-        if known is not None and count != known:
-            if count > known:
+        if expected is not None and count != expected:
+            if count > expected:
                 part.discard()
-            raise Failure(f"it ended after {count} of {known} bytes", again=ATTEMPTS)
+            raise Failure(f"it ended after {count} of {expected} bytes", again=ATTEMPTS)
         return digest.hexdigest()
 
     def _finish(self, part: Part, digest: str, said: Said) -> Record:
-        """Check the hash and put the file into its place."""
+        """Check what came and put the file into its place."""
+        with part.path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        if not head:
+            raise Failure("it gives an empty file")
+        if _is_markup(head):
+            part.discard()
+            raise Failure("it gives a web page instead of the file")
         for expected, whose in ((self.sha256, "known for it"), (said.sha256, "that the server states")):
             if expected and digest != expected:
                 part.discard()
@@ -479,8 +500,13 @@ def _writing(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _pieces(answer: requests.Response, at_start: bool) -> Iterator[bytes]:
-    """The body as it arrives; raises Failure when it stops, drips, or is a web page."""
+def _is_markup(head: bytes) -> bool:
+    """Whether a file begins as a web page or an error in XML does, and no checkpoint: those have zeros early."""
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<") and 0 not in head[:8]
+
+
+def _pieces(answer: requests.Response) -> Iterator[bytes]:
+    """The body as it arrives; raises Failure when it stops or drips."""
     import urllib3
 
     read: Callable[[int], bytes] = getattr(answer.raw, "read1", answer.raw.read)
@@ -492,9 +518,6 @@ def _pieces(answer: requests.Response, at_start: bool) -> Iterator[bytes]:
             raise Failure(f"the connection was lost ({_kind(error)})", again=ATTEMPTS) from None
         if not piece:
             return
-        if at_start and piece.lstrip()[:14].lower().startswith(HTML):
-            raise Failure("it gives a web page instead of the file")
-        at_start = False
         yield piece
         received += len(piece)
         elapsed = time.monotonic() - since

@@ -97,7 +97,15 @@ class Named:
         return hashlib.sha256(json.dumps(self.preset.config.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def check(self) -> None:
-        """Refuse what is not there and must not be fetched."""
+        """Refuse what is not there and cannot be fetched."""
+        name = self.preset.name
+        if self.preset.parameters == 0:
+            raise InputError(f"{name} has no weights to fetch; zoo.load({name!r}) needs no file")
+        if not self.preset.sources:
+            raise DownloadError(
+                f"no weights of {name!r} were released; zoo.build({name!r}) gives its architecture, and zoo.load takes "
+                "the path of a model that you have trained"
+            )
         reason = self.options.offline()
         if reason and next(self.cached(), None) is None:
             raise DownloadError(
@@ -128,8 +136,10 @@ class Named:
                 yield downloaded(source, self.options)
             except DownloadError as error:
                 failures.append(str(error))
-        if all(source.dead for source in self.preset.sources):
-            failures.append(f"a file that you have can be taken: python -m zoo fetch {self.label} --from FILE")
+        failures.append(
+            f"a file that you have can be taken (python -m zoo fetch {self.label} --from FILE), and python -m zoo doctor "
+            "looks at the network"
+        )
 
 
 class Hub:
@@ -217,6 +227,8 @@ def take(name: str, file: Path, options: Options) -> Path:
             f"{name} is no registry name, whose file could be given; zoo.load takes the path {file} itself"
         )
     wanted = Named(name, options)
+    if not file.exists():
+        raise CheckpointError(f"{file} does not exist; give the path of a checkpoint")
     with locked(wanted.target):
         _write(wanted, Original(file, Source("", file.name)))
     return wanted.target
@@ -337,7 +349,8 @@ def _write(wanted: Named | Hub, original: Original) -> None:
 @contextmanager
 def _converted(wanted: Named | Hub, original: Original) -> Iterator[Checkpoint]:
     """An original in the zoo's terms, with where it came from."""
-    with open_conversion(original.path, language=original.source.language or None) as conversion:
+    fallback = wanted.preset.name if wanted.preset is not None else None
+    with open_conversion(original.path, fallback=fallback, language=original.source.language or None) as conversion:
         checkpoint = conversion.checkpoint()
         if wanted.preset is not None:
             checkpoint = _as_preset(checkpoint, wanted.preset, conversion.dialect)

@@ -186,13 +186,19 @@ def _plain(value: Any, levels: int = MAX_CONFIG_DEPTH) -> Any:
 
 
 def open_conversion(
-    path: Path, preset: str | None = None, *, language: str | None = None, allow_nonfinite: bool = False
+    path: Path,
+    preset: str | None = None,
+    *,
+    fallback: str | None = None,
+    language: str | None = None,
+    allow_nonfinite: bool = False,
 ) -> Conversion:
     """Open a checkpoint of another toolkit, find its dialect and match its tensors; reads no tensor.
 
     Args:
         path: a file or folder.
         preset: a registry name whose configuration is taken instead of what the file says of itself.
+        fallback: one whose configuration is taken where the file says nothing of itself.
         language: which one, of a file that holds several.
         allow_nonfinite: whether its tensors may hold NaN or infinity.
 
@@ -203,7 +209,7 @@ def open_conversion(
     source = open_source(path)
     try:
         refuse_unsupported(source)
-        dialect, reading, unread = _read(source, preset, language)
+        dialect, reading, unread = _read(source, preset, fallback, language)
         reading = unfold(reading)
         assignment = match(reading)
         _check_dtypes(reading, assignment)
@@ -217,7 +223,9 @@ def open_conversion(
         raise CheckpointError(f"{path} cannot be converted: {error}") from None
 
 
-def _read(source: Source, preset: str | None, language: str | None) -> tuple[str, Reading, tuple[str, ...]]:
+def _read(
+    source: Source, preset: str | None, fallback: str | None, language: str | None
+) -> tuple[str, Reading, tuple[str, ...]]:
     """Name of the layout, what is in the file, and which fields of its configuration nobody looked at."""
     dialect = next((dialect for dialect in dialects().values() if dialect.recognise(source)), None)
     if language is not None:
@@ -237,8 +245,8 @@ def _read(source: Source, preset: str | None, language: str | None) -> tuple[str
     tensors = _bare.state_dict(source.root)
     if tensors is None:
         raise CheckpointError(f"its layout is none that the zoo reads ({', '.join(dialects())}); {_top(source)}")
-    if preset is not None:
-        return "state_dict", _bare.read_as(tensors, preset, dialects().values()), ()
+    if named := preset or fallback:
+        return "state_dict", _bare.read_as(tensors, named, dialects().values()), ()
     return "state_dict", _bare.read_alone(tensors, dialects().values(), match), ()
 
 
@@ -273,24 +281,33 @@ def _check_export(dialect: Dialect, checkpoint: Checkpoint, made: Export) -> Non
             raise CheckpointError(f"{dialect.target} has no place for {name} in such a model")
 
 
-def match(reading: Reading, *, optional: bool = True) -> Assignment:
+def match(
+    reading: Reading, expected: Mapping[str, tuple[int, ...]] | None = None, *, optional: bool = True
+) -> Assignment:
     """Match the tensors of a file with the parameters of its model; reads no tensor.
 
     Args:
         reading: what a dialect found.
+        expected: shapes of the model's parameters; None: those of its configuration.
         optional: whether tensors that can be made up may be missing.
 
     Raises:
         CheckpointError: when they do not fit.
     """
-    shapes = {key: tensor.shape for key, tensor in reading.tensors.items()}
     family = families()[reading.config.family]
-    layers = getattr(reading.config, "num_layers", 0)
-    if layers > len(shapes):  # before a model of that size is laid out
-        raise CheckpointError(f"its configuration asks for {layers} layers, but it holds {len(shapes)} tensors")
-    expected = family.shapes(reading.config)
+    if expected is None:
+        check_depth(reading)
+        expected = family.shapes(reading.config)
+    shapes = {key: tensor.shape for key, tensor in reading.tensors.items()}
     made_up = MADE_UP | family.generated.keys() if optional else ()
     return assign(reading.rows, reading.drops, shapes, expected, made_up)
+
+
+def check_depth(reading: Reading) -> None:
+    """Refuse a configuration of more layers than there are tensors, before a model of that size is laid out."""
+    layers, tensors = getattr(reading.config, "num_layers", 0), len(reading.tensors)
+    if layers > tensors:
+        raise CheckpointError(f"its configuration asks for {layers} layers, but it holds {tensors} tensors")
 
 
 def _check_dtypes(reading: Reading, assignment: Assignment) -> None:

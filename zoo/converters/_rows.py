@@ -84,10 +84,11 @@ def _index(lines: Iterable[Line]) -> dict[str, list[Line]]:
 
 def _matches(index: Mapping[str, list[Line]], key: str) -> Iterator[tuple[Line, re.Match[str]]]:
     """Lines that a key matches."""
-    for end in (0, *(i + 1 for i, character in enumerate(key) if character == ".")):
-        for line in index.get(key[:end], ()):
-            if match := _pattern(line.source).fullmatch(key):
-                yield line, match
+    for start, lines in index.items():
+        if key.startswith(start):
+            for line in lines:
+                if match := _pattern(line.source).fullmatch(key):
+                    yield line, match
 
 
 def assign(
