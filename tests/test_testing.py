@@ -145,7 +145,7 @@ def test_threads_and_precision_change_little(name: str, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(testing, "_prepared", in_double)
     largest = testing.compare(testing.fingerprint(model), recorded)
-    assert 0 < largest["states"] and 0 < largest["gradients"]
+    assert largest["states"] > 0 and largest["gradients"] > 0
 
 
 def test_the_input_never_changes() -> None:

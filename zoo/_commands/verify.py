@@ -224,6 +224,8 @@ def _target(args: argparse.Namespace, subject: Subject) -> Path | None:
         raise InputError(f"{target} exists already; replace it with --force or name another file with --record FILE")
     if not args.record:
         target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.parent.is_dir():
+        raise InputError(f"{target} cannot be written: the folder {target.parent} does not exist")
     return target
 
 
