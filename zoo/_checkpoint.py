@@ -75,7 +75,7 @@ def load(
     if not path.exists():
         from zoo import _hub  # here, because `import zoo` is to be quick
 
-        model = _load_named(str(name_or_path), heads, _hub.Options(cache_dir, local_files_only, progress))
+        model = load_named(str(name_or_path), heads, _hub.Options(cache_dir, local_files_only, progress))
     elif path.is_file() and _native.is_safetensors(path):
         model = _load_native(path, heads)
     else:
@@ -90,7 +90,7 @@ def load(
     return model if device is None and dtype is None else model.to(device=device, dtype=dtype)
 
 
-def _load_named(name: str, heads: bool, options: Options) -> Model:
+def load_named(name: str, heads: bool, options: Options) -> Model:
     """The model of a registry name or of a repository of Hugging Face; otherwise the error for a missing path."""
     from zoo import _hub
 

@@ -137,8 +137,8 @@ class Named:
             except DownloadError as error:
                 failures.append(str(error))
         failures.append(
-            f"a file that you have can be taken (python -m zoo fetch {self.label} --from FILE), and python -m zoo doctor "
-            "looks at the network"
+            f"a file that you have can be taken (python -m zoo fetch {self.label} --from FILE); python -m zoo doctor looks "
+            "at the network"
         )
 
 
