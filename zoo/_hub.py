@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import _cache, _native
-from zoo._cache import Record, locked, offline, place, verified
+from zoo._cache import Record, locked, offline, place, shown_url, verified
 from zoo._digest import Digest
 from zoo._download import download
 from zoo._registry import families, find
@@ -93,8 +93,9 @@ class Named:
 
     @cached_property
     def config_hash(self) -> str:
-        """Of the configuration that the native file is made with."""
-        return hashlib.sha256(json.dumps(self.preset.config.to_dict(), sort_keys=True).encode()).hexdigest()
+        """Of the name and the configuration that the native file is made with."""
+        wanted = [self.preset.name, self.preset.config.to_dict()]
+        return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 
     def check(self) -> None:
         """Refuse what is not there and must not be fetched."""
@@ -239,7 +240,8 @@ def download_url(
     original = None if refresh else cached(source, options)
     if original is None:
         if reason := options.offline():
-            raise DownloadError(f"{url} is not in the cache ({options.root}), and {reason} forbids the network")
+            what = f"{shown_url(url)} is not in the cache ({options.root})"
+            raise DownloadError(f"{what}, and {reason} forbids the network")
         original = downloaded(source, options)
     return original.path
 
@@ -254,7 +256,7 @@ def cached(source: Source, options: Options) -> Original | None:
     if not source.url:
         return None
     path = place(options.root, source.url)
-    record = verified(path)
+    record = verified(path, source.url)
     return None if record is None else Original(_unpacked(path, record), source, record.sha256)
 
 
