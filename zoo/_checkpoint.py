@@ -99,14 +99,8 @@ def _load_named(name: str, heads: bool, options: Options) -> Model:
             raise CheckpointError(
                 f"{name} does not exist; give the path of a checkpoint, or a name of `python -m zoo list`"
             )
-        _, preset = find(name)
-        if preset.parameters == 0:
+        if find(name)[1].parameters == 0:
             return build(name)
-        if not preset.sources:
-            raise CheckpointError(
-                f"no weights of {name!r} were released; zoo.build({name!r}) gives its architecture, and zoo.load takes "
-                "the path of a model that you have trained"
-            )
     with _hub.opened(name, options) as found:
         if isinstance(found, Path):
             return _load_native(found, heads)

@@ -98,7 +98,15 @@ class Named:
         return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 
     def check(self) -> None:
-        """Refuse what is not there and must not be fetched."""
+        """Refuse what is not there and cannot be fetched."""
+        name = self.preset.name
+        if self.preset.parameters == 0:
+            raise InputError(f"{name} has no weights to fetch; zoo.load({name!r}) needs no file")
+        if not self.preset.sources:
+            raise DownloadError(
+                f"no weights of {name!r} were released; zoo.build({name!r}) gives its architecture, and zoo.load takes "
+                "the path of a model that you have trained"
+            )
         reason = self.options.offline()
         if reason and next(self.cached(), None) is None:
             raise DownloadError(
@@ -218,6 +226,8 @@ def take(name: str, file: Path, options: Options) -> Path:
             f"{name} is no registry name, whose file could be given; zoo.load takes the path {file} itself"
         )
     wanted = Named(name, options)
+    if not file.exists():
+        raise CheckpointError(f"{file} does not exist; give the path of a checkpoint")
     with locked(wanted.target):
         _write(wanted, Original(file, Source("", file.name)))
     return wanted.target

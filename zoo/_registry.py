@@ -14,6 +14,7 @@ from typing import Any
 import zoo.models
 from zoo.errors import UnknownModelError
 from zoo.models._family import Config, Family, Preset, Source
+from zoo.models._unsupported import UNSUPPORTED
 
 
 @lru_cache(maxsize=1)
@@ -40,9 +41,14 @@ def find(name: str) -> tuple[Family, Preset]:
     """The family and preset of a name or alias.
 
     Raises:
-        UnknownModelError: with the nearest names.
+        UnknownModelError: with the nearest names, or why it is not supported and what to use instead.
     """
     if name not in _presets():
+        for model in UNSUPPORTED:
+            if name in model.names:
+                raise UnknownModelError(
+                    f"{name!r} is {model.name}, which is not supported, because {model.reason}; use {model.instead}"
+                )
         near = difflib.get_close_matches(name.lower(), _presets(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`python -m zoo list` prints every name"
         raise UnknownModelError(f"there is no model named {name!r}; {hint}")

@@ -28,9 +28,14 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([_record(name) for name in names], indent=1))
     else:
+        width = max(map(len, names), default=0)
         for name in names:
             record = info(name)
-            print(f"{name:44s} {record.family:10s} {record.parameters / 1e6:7.1f} M  {record.data}")
+            dead = " (no link works any more)" if record.sources and record.sources[0].dead else ""
+            print(
+                f"{name:{width}s}  {record.family:18s} {record.parameters / 1e6:7.1f} M  {record.licence:15s}  "
+                f"{record.data}{dead}"
+            )
     if not names:
         raise InputError(f"no model name matches {args.pattern!r}; `python -m zoo list` prints every name")
     return 0
@@ -46,6 +51,9 @@ def _info(args: argparse.Namespace) -> int:
             print("sources:" + ("" if value else " -"))
             for source in value:
                 print(f"  {source['dialect']}: {source['url']}")
+                for key in ("dead", "language", "size", "sha256", "cited"):
+                    if source[key]:
+                        print(f"    {key}: {source[key]}")
         elif key != "config":
             print(f"{key}: {', '.join(value) or '-' if isinstance(value, (list, tuple)) else _text(value)}")
     return 0

@@ -99,7 +99,7 @@ class Source:
 
     Attributes:
         dialect: names the layout of the file.
-        url: the full address; of a Hugging Face folder "hf:org/repo"; "" where the address is not known any more.
+        url: the full address; of a Hugging Face folder "hf:org/repo". What ends in ".tar" holds the file.
         dead: why it is known not to work any more, and who says so; empty for those that are worth a try.
         sha256, size: of the file, in hex digits and bytes, where `cited` says it.
         cited: address of the page that states the hash or the size.
@@ -122,6 +122,8 @@ SOURCE_CODES = {
     "FBH": ("fairseq", "https://dl.fbaipublicfiles.com/hubert/"),
     "FBV": ("fairseq", "https://dl.fbaipublicfiles.com/voxpopuli/models/"),
     "MMS": ("fairseq", "https://dl.fbaipublicfiles.com/mms/"),
+    "MMST": ("torchaudio", "https://dl.fbaipublicfiles.com/mms/torchaudio/"),
+    "STOP": ("fairseq", "https://dl.fbaipublicfiles.com/stop/"),
     "FAIRSEQ": ("fairseq", "https://"),
     "D2V": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/data2vec/"),
     "D2V2": ("fairseq", "https://dl.fbaipublicfiles.com/fairseq/data2vec2/"),
@@ -131,6 +133,11 @@ SOURCE_CODES = {
     "S3C": ("s3prl_converted", "https://huggingface.co/s3prl/"),
     "S3H": ("s3prl", "https://huggingface.co/s3prl/"),
     "DBX": ("s3prl", "https://www.dropbox.com/s/"),
+    "MS": ("microsoft", "https://valle.blob.core.windows.net/share/"),
+    "MSD": ("microsoft", "https://drive.google.com/file/d/"),
+    "MSU": ("fairseq", "https://releasemodel.blob.core.windows.net/models/CommonVoicePretrainedModel/"),
+    "MST": ("fairseq", "https://msranlcmtteamdrive.blob.core.windows.net/teamdrive/v-chengw/models/"),
+    "BOX": ("fairseq", "https://ibm.box.com/s/"),
     "HF": ("huggingface", "hf:"),
     "TA": ("torchaudio", "https://download.pytorch.org/torchaudio/models/"),
 }
@@ -146,6 +153,13 @@ def source(short: str, **more: Any) -> Source:
 def sources(*where: str | Source) -> tuple[Source, ...]:
     """Sources, some in short form, in order of preference: as given, but for dead ones, which come last."""
     return tuple(sorted((source(s) if isinstance(s, str) else s for s in where), key=lambda s: bool(s.dead)))
+
+
+# Of the notes of a model that cannot be fetched any more; what to use instead follows.
+NO_LINK = "no link works any more: give the path of a file that you have, or use "
+# Of Microsoft's own addresses, and of licences: fairseq's README extends its licence to the pre-trained models.
+REISSUED = "its signature was reissued several times, and reported dead in July 2024 (microsoft/UniSpeech issue 56)"
+MIT_OR_APACHE = "MIT by fairseq's README, Apache-2.0 by the card at Hugging Face"
 
 
 @dataclass(frozen=True, kw_only=True)

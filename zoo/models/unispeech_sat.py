@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from zoo.models._family import Family, preset
+from zoo.models._family import REISSUED, Family, preset, source
 from zoo.models._speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
 BASE = SpeechEncoderConfig(family="unispeech_sat", padding_rule="reshape", layerdrop=0.05)
@@ -26,19 +26,30 @@ LARGE = replace(
 
 PARAMETERS = {BASE: 94_370_944, LARGE: 315_434_112}
 _preset = partial(
-    preset, parameters=PARAMETERS, paper="https://arxiv.org/abs/2110.05752", licence="CC-BY-SA-3.0", confirmed=False
+    preset,
+    parameters=PARAMETERS,
+    paper="https://arxiv.org/abs/2110.05752",
+    licence="CC-BY-SA-3.0",
+    licence_notes="by the repository's licence file, which does not mention the weights",
+    confirmed=False,
 )
 MIX = "Libri-Light 60 kh, GigaSpeech 10 kh, VoxPopuli 24 kh"
 
 PRESETS = (
-    _preset(
-        "unispeech_sat_base", BASE, "LibriSpeech 960 h", "S3M:unispeech_sat_base.pt", "HF:microsoft/unispeech-sat-base"
+    *(
+        _preset(
+            f"unispeech_sat_{size}", config, data, f"S3M:unispeech_sat_{size}.pt",
+            f"HF:microsoft/unispeech-sat-{size.replace('_', '-')}",
+            source(f"MS:unispeech-sat/unispeech_repo/UniSpeech-SAT-{file}.pt", dead=REISSUED), aliases=aliases,
+            notes=notes,
+        )
+        for size, config, data, file, aliases, notes in (
+            ("base", BASE, "LibriSpeech 960 h", "Base", (), ""),
+            ("base_plus", BASE, MIX, "Base+", ("unispeech_sat",),
+             "s3prl's unispeech_sat is this one in its code, and the base model in its documentation"),
+            ("large", LARGE, MIX, "Large", (), ""),
+        )
     ),
-    _preset(
-        "unispeech_sat_base_plus", BASE, MIX, "S3M:unispeech_sat_base_plus.pt", "HF:microsoft/unispeech-sat-base-plus",
-        aliases=("unispeech_sat",),
-    ),
-    _preset("unispeech_sat_large", LARGE, MIX, "S3M:unispeech_sat_large.pt", "HF:microsoft/unispeech-sat-large"),
     *(
         _preset(
             f"unispeech_sat_{size}_{task}", config, f"{data}, {what}",

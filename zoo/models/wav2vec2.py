@@ -9,10 +9,11 @@ Upstream: fairseq `fairseq/models/wav2vec/wav2vec2.py` (3d262bb2, MIT).
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from typing import Any
 
-from zoo.models._family import Family, Preset, preset
+from zoo.models._family import MIT_OR_APACHE, NO_LINK, Family, Preset, Source, preset, source
 from zoo.models._speech_encoder import SpeechEncoder, SpeechEncoderConfig
+from zoo.models._stop import stop_models
 
 BASE = SpeechEncoderConfig(family="wav2vec2", layerdrop=0.05)
 LARGE_GROUP_NORM = replace(BASE, num_layers=24, width=1024, ffn_width=4096, num_heads=16, dropout=0.0, layerdrop=0.2)
@@ -50,39 +51,48 @@ WAV2VEC2, XLSR, XLS_R, VOXPOPULI, ROBUST, SELF_TRAINING, ZERO_SHOT, S2ST, MMS = 
 )
 
 
-_preset = partial(preset, parameters=PARAMETERS, paper=WAV2VEC2)
+def _preset(name: str, config: SpeechEncoderConfig, data: str, *where: str | Source, **more: Any) -> Preset:
+    """A preset, with the contradiction about its licence if it is at Hugging Face too."""
+    made = preset(name, config, data, *where, **{"parameters": PARAMETERS, "paper": WAV2VEC2, **more})
+    if made.licence == "MIT" and not made.licence_notes and any(s.dialect == "huggingface" for s in made.sources):
+        made = replace(made, licence_notes=MIT_OR_APACHE)
+    return made
+
 
 PRETRAINED = (
     _preset(
         "wav2vec2_base_960", BASE, "LibriSpeech 960 h",
         "FB:wav2vec_small.pt", "S3:wav2vec_small.pt", "HF:facebook/wav2vec2-base",
-        "TA:wav2vec2_fairseq_base_ls960.pth", aliases=("wav2vec2",),
+        "TA:wav2vec2_fairseq_base_ls960.pth", aliases=("wav2vec2", "wav2vec_small", "WAV2VEC2_BASE"),
     ),
     _preset(
         "wav2vec2_large_960", LARGE_GROUP_NORM, "LibriSpeech 960 h",
         "FB:libri960_big.pt", "S3:libri960_big.pt", "HF:facebook/wav2vec2-large",
-        "TA:wav2vec2_fairseq_large_ls960.pth", notes="group norm and post-norm, unlike the other large models",
+        "TA:wav2vec2_fairseq_large_ls960.pth", aliases=("libri960_big", "WAV2VEC2_LARGE"),
+        notes="group norm and post-norm, unlike the other large models",
     ),
     _preset(
         "wav2vec2_large_ll60k", LARGE, "Libri-Light 60 kh",
         "FB:wav2vec_vox_new.pt", "S3:wav2vec_vox_new.pt", "HF:facebook/wav2vec2-large-lv60",
         "TA:wav2vec2_fairseq_large_lv60k.pth",
+        aliases=("wav2vec2_large_lv60", "wav2vec_vox_new", "WAV2VEC2_LARGE_LV60K"),
     ),
     _preset(
         "wav2vec2_large_lv60_cv_swbd_fsh", LARGE, "Libri-Light, CommonVoice, Switchboard, Fisher",
         "FB:w2v_large_lv_fsh_swbd_cv.pt", "S3:w2v_large_lv_fsh_swbd_cv.pt", "HF:facebook/wav2vec2-large-robust",
-        paper=ROBUST, confirmed=False,
+        paper=ROBUST, confirmed=False, aliases=("wav2vec2_large_robust",),
     ),
     _preset(
         "xlsr_53", LARGE_XLSR, "MLS, CommonVoice, BABEL: 56 kh, 53 languages",
-        "FB:xlsr_53_56k.pt", "S3:xlsr_53_56k.pt", "HF:facebook/wav2vec2-large-xlsr-53",
-        "TA:wav2vec2_fairseq_large_xlsr53.pth", paper=XLSR,
+        "FB:xlsr_53_56k.pt", "FAIRSEQ:dl.fbaipublicfiles.com/joint_speech_text_4_s2t/iwslt/iwslt_data/xlsr_53_56k.pt",
+        "S3:xlsr_53_56k.pt", "HF:facebook/wav2vec2-large-xlsr-53", "TA:wav2vec2_fairseq_large_xlsr53.pth",
+        paper=XLSR, aliases=("wav2vec2_large_xlsr_53", "WAV2VEC2_XLSR53"),
     ),
     *(
         _preset(
             f"xls_r_{size}", config, "VoxPopuli, MLS, CommonVoice, VoxLingua107, BABEL: 436 kh, 128 languages",
             f"FB:{file}", f"S3:{file}", f"HF:facebook/wav2vec2-xls-r-{size}", f"TA:wav2vec2_xlsr_{size}.pth",
-            paper=XLS_R,
+            paper=XLS_R, aliases=(f"WAV2VEC2_XLSR_{size.upper()}",),
         )
         for size, config, file in (
             ("300m", LARGE_XLSR, "xlsr2_300m.pt"),
@@ -103,6 +113,15 @@ PRETRAINED = (
             f"S3:wav2vec2_base_s2st_{language}_{corpus}.pt", paper=S2ST, confirmed=False,
         )
         for language, corpus, data in (("en", "librilight", "Libri-Light"), ("es", "voxpopuli", "VoxPopuli Spanish"))
+    ),
+    _preset(
+        "wav2vec2_large_s2st_es_voxpopuli", LARGE_XLSR, "VoxPopuli Spanish",
+        source("FBS:es/transformer_L.pt", dead="the link is down (s3prl's wav2vec2/hubconf.py and pull request 439)"),
+        source(
+            "S3:wav2vec2-large-s2st-es-voxpopuli.pt",
+            dead="it was not converted, as the original is down (s3prl's pull request 439)",
+        ),
+        paper=S2ST, confirmed=False, notes=NO_LINK + "wav2vec2_large_voxpopuli_es, which saw the same language",
     ),
 )  # fmt: skip
 
@@ -142,12 +161,29 @@ VOXPOPULI_ENCODERS = (
     ),
 )  # fmt: skip
 
+ASR_LANGUAGES = "cs de en es et fi fr hr hu it lt nl pl ro sk sl".split()
+ASR_REPOSITORIES = "de en es et fi fr it nl pl ro sk".split()  # that public code names; the others may exist
+ASR_BUNDLES = "de en es fr it".split()
+
+VOXPOPULI_FINE_TUNED = tuple(
+    _preset(
+        f"wav2vec2_base_voxpopuli_10k_ft_{lang}", BASE, f"VoxPopuli 10k, 23 languages, CTC on {lang}",
+        f"FBV:vp_asr/wav2vec2_base_10k_ft_{lang}.tar",
+        *([f"HF:facebook/wav2vec2-base-10k-voxpopuli-ft-{lang}"] if lang in ASR_REPOSITORIES else []),
+        *([f"TA:wav2vec2_voxpopuli_base_10k_asr_{lang}.pt"] if lang in ASR_BUNDLES else []),
+        aliases=(f"VOXPOPULI_ASR_BASE_10K_{lang.upper()}",) if lang in ASR_BUNDLES else (),
+        paper=VOXPOPULI, licence="CC-BY-NC-4.0", confirmed=lang in ASR_BUNDLES,
+    )
+    for lang in ASR_LANGUAGES
+)  # fmt: skip
+
 FINE_TUNED = (
     *(
         _preset(
             f"wav2vec2_{parent}_ft_{amount}", config, f"{data}, CTC on {amount} of LibriSpeech or Libri-Light",
             f"FB:{file.format(amount)}", *([f"HF:facebook/{repositories[amount]}"] if amount in repositories else []),
             f"TA:wav2vec2_fairseq_{torchaudio}_asr_{ {'10m': 'll10m', '100h': 'ls100', '960h': 'ls960'}[amount] }.pth",
+            aliases=(f"WAV2VEC2_ASR_{parent.removesuffix('_960').upper()}_{amount.upper()}",),
         )
         for parent, config, data, file, torchaudio, repositories in (
             ("base_960", BASE, "LibriSpeech 960 h", "wav2vec_small_{}.pt", "base_ls960",
@@ -162,6 +198,7 @@ FINE_TUNED = (
             f"wav2vec2_large_ll60k_ft_{amount}", LARGE, f"Libri-Light 60 kh, CTC on {amount}", f"FB:{file}",
             *(["HF:facebook/wav2vec2-large-960h-lv60"] if amount == "960h" else []),
             f"TA:wav2vec2_fairseq_large_lv60k_asr_{torchaudio}.pth",
+            aliases=(f"WAV2VEC2_ASR_LARGE_LV60K_{amount.upper()}",),
         )
         for amount, file, torchaudio in (
             ("10m", "wav2vec_vox_10m_new.pt", "ll10m"),
@@ -204,8 +241,11 @@ FINE_TUNED = (
     ),
     *(
         _preset(
-            f"mms_1b_{name}", ONE_BILLION_ADAPTED, f"MMS 1B, CTC on {data}", f"HF:facebook/mms-1b-{name}", paper=MMS,
-            licence="CC-BY-NC-4.0", confirmed=False, notes="with the adapter that the folder's weights hold, English's",
+            f"mms_1b_{name}", ONE_BILLION_ADAPTED, f"MMS 1B, CTC on {data}",
+            source(f"MMS:asr/mms1b_{name}.pt", language="eng"), f"HF:facebook/mms-1b-{name}", paper=MMS,
+            licence="CC-BY-NC-4.0", confirmed=False,
+            notes="with English's adapter, which is what the weights of the folder at Hugging Face hold; "
+            "another language's: python -m zoo.convert --language, from fairseq's file",
         )
         for name, data in (
             ("fl102", "FLEURS, 102 languages"), ("l1107", "MMS-lab, 1107 languages"), ("all", "1162 languages"),
@@ -223,13 +263,36 @@ FINE_TUNED = (
         )
         for languages in (126, 256, 512, 1024, 2048, 4017)
     ),
+    _preset(
+        "mms_fa", LARGE_XLSR, "MMS 300M, CTC on 31 kh of romanised text, 1130 languages, for alignment",
+        "MMST:ctc_alignment_mling_uroman/model.pt", paper=MMS, licence="CC-BY-NC-4.0", aliases=("MMS_FA",),
+    ),
+    *(
+        _preset(
+            f"xls_r_{size}_{direction}", config, f"XLS-R {size}, speech translation, {what}, CoVoST 2",
+            f"FB:xls_r_{size}_{direction}.pt", paper=XLS_R, confirmed=False,
+            notes="the encoder alone, without the decoder of text that stands on it; Hugging Face's folders of these "
+            "models are not read",
+        )
+        for size, config, directions in (
+            ("300m", LARGE_XLSR, ("21_en", "en_15")),
+            ("1b", ONE_BILLION, ("21_en", "en_15")),
+            ("2b", TWO_BILLION, ("21_en", "en_15", "22_16")),
+        )
+        for direction in directions
+        for what in [{"21_en": "21 languages to English", "en_15": "English to 15", "22_16": "both ways"}[direction]]
+    ),
+    *(
+        _preset(f"wav2vec2_base_{name}", BASE, f"LibriSpeech 960 h, {data}", where, **more)
+        for name, data, where, more in stop_models("wav2vec")
+    ),
 )  # fmt: skip
 
 FAMILY = Family(
     name="wav2vec2",
     config=SpeechEncoderConfig,
     model=SpeechEncoder,
-    presets=PRETRAINED + VOXPOPULI_ENCODERS + FINE_TUNED,
+    presets=PRETRAINED + VOXPOPULI_ENCODERS + VOXPOPULI_FINE_TUNED + FINE_TUNED,
     names={
         "fairseq": ("wav2vec2", "wav2vec_ctc"),
         "huggingface": ("wav2vec2", "Wav2Vec2"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from zoo.models._family import Family, preset
+from zoo.models._family import REISSUED, Family, Source, preset, source
 from zoo.models._speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
 BASE = SpeechEncoderConfig(family="wavlm", padding_rule="reshape", relative_buckets=320, layerdrop=0.05)
@@ -30,19 +30,35 @@ _preset = partial(
     parameters=PARAMETERS,
     paper="https://arxiv.org/abs/2110.13900",
     licence="NOASSERTION",
-    licence_notes="the UniSpeech repository says CC-BY-SA-3.0, unilm, which hosted the files first, MIT; the cards say nothing",
+    licence_notes="CC-BY-SA-3.0 by the UniSpeech repository, MIT by unilm, which hosted the files first, and by "
+    "torchaudio; the cards at Hugging Face say nothing",
 )
 MIX = "Libri-Light 60 kh, GigaSpeech 10 kh, VoxPopuli 24 kh"
 
+DRIVE = "a page for browsers, whose file is reported gone (microsoft/UniSpeech issue 56)"
+
+
+def _originals(file: str, drive: str) -> tuple[Source, Source]:
+    return (
+        source(f"MS:wavlm/unispeech_repo/{file}.pt", dead=REISSUED),
+        source(f"MSD:{drive}/view", dead=DRIVE),
+    )
+
+
 PRESETS = (
     _preset(
-        "wavlm_base", BASE, "LibriSpeech 960 h", "S3M:wavlm_base.pt", "HF:microsoft/wavlm-base", "TA:wavlm_base.pth"
+        "wavlm_base", BASE, "LibriSpeech 960 h", "S3M:wavlm_base.pt", "HF:microsoft/wavlm-base", "TA:wavlm_base.pth",
+        *_originals("WavLM-Base", "1BhTPLUkfN6e2xkqR8LEm9lByXbLY1IYd"), aliases=("WAVLM_BASE",),
     ),
     _preset(
         "wavlm_base_plus", BASE, MIX, "S3M:wavlm_base_plus.pt", "HF:microsoft/wavlm-base-plus",
-        "TA:wavlm_base_plus.pth", aliases=("wavlm",),
+        "TA:wavlm_base_plus.pth", *_originals("WavLM-Base+", "1-zlAj2SyVJVsbhifwpTlAfrgc9qu-HDb"),
+        aliases=("wavlm", "WAVLM_BASE_PLUS"),
     ),
-    _preset("wavlm_large", LARGE, MIX, "S3M:wavlm_large.pt", "HF:microsoft/wavlm-large", "TA:wavlm_large.pth"),
+    _preset(
+        "wavlm_large", LARGE, MIX, "S3M:wavlm_large.pt", "HF:microsoft/wavlm-large", "TA:wavlm_large.pth",
+        *_originals("WavLM-Large", "12-cB34qCTvByWT-QtOcZaqwwO21FLSqU"), aliases=("WAVLM_LARGE",),
+    ),
     *(
         _preset(
             f"wavlm_{size}_{task}", BASE, f"{data}, {what}", f"HF:microsoft/wavlm-{size.replace('_', '-')}-{task}"
