@@ -330,7 +330,7 @@ def _make(wanted: Named | Hub) -> None:
             _write(wanted, original)
             return
         except (CheckpointError, ConfigError) as error:
-            failures.append(f"{original.source.url}: {error}")
+            failures.append(f"{original.source.url}: {error} (--refresh of python -m zoo fetch fetches it again)")
     raise DownloadError(f"{wanted.label} cannot be had: {'; '.join(dict.fromkeys(failures))}")
 
 
@@ -353,7 +353,10 @@ def _converted(wanted: Named | Hub, original: Original) -> Iterator[Checkpoint]:
     with open_conversion(original.path, fallback=fallback, language=original.source.language or None) as conversion:
         checkpoint = conversion.checkpoint()
         if wanted.preset is not None:
-            checkpoint = _as_preset(checkpoint, wanted.preset, conversion.dialect)
+            try:
+                checkpoint = _as_preset(checkpoint, wanted.preset, conversion.dialect)
+            except CheckpointError as error:
+                raise CheckpointError(f"{original.path} cannot be taken as {wanted.label}: {error}") from None
         known = {"sha256": original.sha256 or conversion.digest.result(), "url": original.source.url}
         name = {} if wanted.preset is None else {"name": wanted.preset.name}
         yield dataclasses.replace(checkpoint, provenance={**checkpoint.provenance, **known, **name})
