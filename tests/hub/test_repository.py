@@ -1,4 +1,4 @@
-"""`hf:org/repo[@revision]`: a hub's answers, revisions, names that would lead elsewhere, and what becomes of a token."""
+"""`hf:org/repo[@revision]`: a hub's answers, revisions, names that would lead elsewhere, and where a token goes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.hub import server as twists
 from tests.hub.models import HUBERT, config_of, folder, registered, same_weights, tiny
 from tests.hub.server import COMMIT, Answer, Repository, Request, Server
 from zoo import _download, _hub
-from zoo.errors import CheckpointError, DownloadError, UnknownModelError, ZooError
+from zoo.errors import DownloadError, UnknownModelError, ZooError
 from zoo.models._family import Source
 
 BASE = DATA / "hf" / "base_safetensors"
@@ -92,11 +92,11 @@ def test_a_branch_that_moves_while_it_is_fetched(hub: Server) -> None:
     """All files are of one commit."""
 
     def push(request: Request, answer: Answer) -> Answer:
-        hub.repositories["org/repo"] = Repository(folder(SHARDED), commit=SECOND)
+        hub.repositories["org/repo"] = Repository(folder(SHARDED), commit=SECOND, past={COMMIT: folder(BASE)})
         return answer
 
     hub.twist("/org/repo/resolve/main/config.json", push)
-    refused("hf:org/repo", COMMIT[:10], kind=DownloadError)
+    same_weights(zoo.load("hf:org/repo"), BASE)
     same_weights(zoo.load(f"hf:org/repo@{SECOND}"), SHARDED)
 
 
@@ -115,14 +115,17 @@ SPECS = """
 hf: hf:/ hf:// hf:repo hf:org/ hf:/repo hf:org/repo/ hf:org//repo hf:a/b/c hf:../repo hf:org/.. hf:../.. hf:./repo
 hf:org/. hf:org/.repo hf:.org/repo hf:-org/repo hf:org/repo- hf:org/a..b hf:org/a--b hf:org/repo.git hf:org\\repo
 hf:org/re\\po hf:org/re%2fpo hf:org/%2e%2e hf:org/repo?x=1 hf:org/repo#x hf:org/repo:x hf:C:/repo hf:org/~ hf:~/repo
-hf:org/réPo hf:órg/repo hf:org/．．/repo hf:org/repo@ hf:@main hf:org/repo@@ hf:org/repo@.. hf:org/repo@../x
+hf:org/réPo hf:órg/repo hf:org/repo@ hf:@main hf:org/repo@@ hf:org/repo@.. hf:org/repo@../x
 hf:org/repo@a/../b hf:org/repo@/etc hf:org/repo@a//b hf:org/repo@a/ hf:org/repo@a. hf:org/repo@a.lock hf:org/repo@-x
 hf:org/repo@a\\b hf:org/repo@a%2fb hf:org/repo@a~1 hf:org/repo@a^ hf:org/repo@a:b hf:org/repo@a?b hf:org/repo@a*
 hf:org/repo@a[b hf:org/repo@{a} hf:org/repo@é hf:org/repo@a@b HF:org/repo hf:/etc/passwd hf:https://example.org/a
 """.split()
-SPECS += ["hf:org/re po", "hf:org/re\npo", "hf:org/repo\n", "hf:org/re\0po", "hf: org/repo", "hf:org/repo ", "hf:org/repo@a b",
-          "hf:org/repo@a\nb", "hf:org/repo@\0", "hf:org/\udcff", "hf:" + "a" * 97 + "/repo", "hf:org/" + "a" * 100_000,
-          "hf:org/repo@" + "a" * 100_000, "hf:org/repo@" + "a/" * 90 + "b" * 40, "hf:org/\u202erepo", "hf:org/repo@\x1b[31m"]  # fmt: skip
+SPECS += [
+    "hf:org/re po", "hf:org/re\npo", "hf:org/repo\n", "hf:org/re\0po", "hf: org/repo", "hf:org/repo ",
+    "hf:org/repo@a b", "hf:org/repo@a\nb", "hf:org/repo@\0", "hf:org/\udcff", "hf:" + "a" * 97 + "/repo", "hf:org/" + "a" * 100_000,
+    "hf:org/repo@" + "a" * 100_000, "hf:org/repo@" + "a/" * 90 + "b" * 40, "hf:org/\u202erepo",
+    "hf:\uff0e\uff0e/repo", "hf:org/repo@\x1b[31m",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=range(len(SPECS)))
@@ -205,14 +208,14 @@ def test_an_index_of_too_many_files(hub: Server, other: Server) -> None:
         b"[" * 100_000,
         b'{"model_type": 3}',
         b'{"model_type": "bert"}',
-        b" " * 9_000_000,
+        bytes(9 << 20),
     ],
     ids=range(9),
 )
 def test_settings_of_no_model(hub: Server, other: Server, settings: bytes) -> None:
     """It is refused before its weights are fetched."""
     hub.repositories["org/repo"] = Repository(folder(BASE) | {"config.json": settings})
-    refused("hf:org/repo", "hf:org/repo", kind=CheckpointError)
+    refused("hf:org/repo", "hf:org/repo")
     assert not other.requests
 
 
@@ -263,7 +266,6 @@ def test_weights_that_are_not_what_the_hub_says(hub: Server, other: Server, cach
     other.always(path, lie)
     with pytest.raises(DownloadError, match="sha256"):
         zoo.load("hf:org/repo", cache_dir=cache / "second", progress=False)
-    assert not list((cache / "second").rglob("model.safetensors*"))[:0]
     assert not [name for name in everything(cache / "second") if name.endswith(("model.safetensors", ".part"))]
 
 
@@ -389,7 +391,7 @@ def test_trouble_shows_no_token(
     path = "/org/repo/resolve/main/config.json"
     ways = {
         "hang": twists.hang(hub.stopped),
-        "reset": twists.reset(0),
+        "reset": lambda request, answer: Answer(body=bytes(99), cut=9, reset=True),
         "status": twists.status(500, TOKEN.encode(), X_Error_Message=TOKEN),
         "html": twists.page(body=TOKEN.encode()),
         "redirect": twists.redirect(f"ftp://{TOKEN}@example.org/?token={TOKEN}"),
@@ -409,6 +411,7 @@ def test_trouble_shows_no_token(
 @pytest.mark.parametrize("end", ["", "/", "/hub", "/hub/"])
 def test_the_endpoint_may_have_a_path(hub: Server, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub.url + end)
+    hub.repositories.clear()
     base = f"{end.rstrip('/')}/org/files/resolve/main"
     hub.files |= {f"{base}/{name}": content for name, content in folder(BASE).items()}
     same_weights(zoo.load("hf:org/files"), BASE)
@@ -437,10 +440,8 @@ def test_an_endpoint_over_https(hub: Server, secure: Server, monkeypatch: pytest
     same_weights(zoo.load("hf:org/repo"), BASE)
 
 
-def test_a_mirror_is_asked_first_and_the_source_then(
-    hub: Server, other: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The mirror lacks it; it fails; it gives something else."""
+def test_a_mirror_is_asked_first(hub: Server, other: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it lacks is looked for where it says."""
     monkeypatch.setenv("ZOO_MIRROR", other.url)
     preset = tiny("one", config_of(HUBERT), Source("fairseq", "https://example.org/one.pt"))
     with registered(preset), pytest.raises(DownloadError) as caught:
