@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +73,7 @@ def load(
         InputError: for an unknown padding mode.
     """
     path = Path(name_or_path)
-    if not path.exists():
+    if not _exists(path):
         from zoo import _hub  # here, because `import zoo` is to be quick
 
         model = load_named(str(name_or_path), heads, _hub.Options(cache_dir, local_files_only, progress))
@@ -88,6 +89,16 @@ def load(
                 model.provenance["sha256"] = digest.result()
     model.padding = padding
     return model if device is None and dtype is None else model.to(device=device, dtype=dtype)
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a path; a name that is too long for one is none."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
 
 
 def load_named(name: str, heads: bool, options: Options) -> Model:
