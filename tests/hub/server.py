@@ -169,13 +169,14 @@ def etag(content: bytes | memoryview) -> str:
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository of the hub; `token` and `gated` say who may read it."""
+    """A repository of the hub; `token` and `gated` say who may read it, `past` what earlier commits have."""
 
     files: Mapping[str, bytes]
     commit: str = COMMIT
     revisions: tuple[str, ...] = ("main",)
     token: str | None = None
     gated: bool = False
+    past: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
 
 
 class Server:
@@ -263,6 +264,8 @@ class Server:
             return _refusal(401, "RepoNotFound", "Repository not found")
         if repository.gated and given != f"Bearer {repository.token}":
             return _refusal(403 if given else 401, "GatedRepo", f"Access to model {name} is restricted")
+        if revision in repository.past:
+            repository = replace(repository, files=repository.past[revision], commit=revision)
         if revision not in (*repository.revisions, repository.commit):
             return _refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if file not in repository.files:

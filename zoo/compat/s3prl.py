@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import _hub
-from zoo._checkpoint import _load_named as load_named
-from zoo._checkpoint import load
+from zoo._checkpoint import load, load_named
 from zoo._registry import families, find, info, list_models
 from zoo.converters import MADE_UP, dialects
 from zoo.converters._rows import forward
