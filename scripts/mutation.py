@@ -5,12 +5,12 @@
 
 Faults come from the syntax trees by the rules below, drawn by a fixed seed evenly over files, functions and kinds, and
 from a list made by hand. Each goes into a copy of the repository, where the golden tests that execute its line are run,
-the quickest first, until one fails. What they do not catch meets the whole golden suite, and everything that the models
-return and that the tests compare is held against what the unchanged code gives, bit for bit: a fault that changes
-nothing is equivalent, one that changes something has been missed.
+the quickest first, until one fails. Where none does, everything that the models returned and that the tests compared is
+held against what the unchanged code gives, bit for bit: a fault that changes nothing is equivalent, one that changes
+something has been missed.
 
 Left out is what these tests cannot be asked to see, recognised by its syntax (`Finder`) or by never being executed in
-any of them; the page lists the latter. This file is also the pytest plugin that traces and records.
+any of them; the page lists the latter.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import multiprocessing
 import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
@@ -58,12 +57,19 @@ class Fault:
     new: str
     kind: str
     scope: str
+    shown: str
 
     def apply(self, source: str) -> str:
         lines = source.encode().split(b"\n")
         old = lines[self.line - 1]
         lines[self.line - 1] = old[: self.start] + self.new.encode() + old[self.end :]
         return b"\n".join(lines).decode()
+
+
+def shorten(line: bytes, start: int, end: int, new: str) -> str:
+    """Old and new text of a line with some of what is around it."""
+    before, old, after = (part.decode() for part in (line[:start], line[start:end], line[end:]))
+    return f"{before.lstrip()[-24:]}[{old} => {new}]{after[:16]}"
 
 
 OPERATORS: dict[type[ast.AST], tuple[str, str]] = {
@@ -130,7 +136,8 @@ class Finder:
 
     def cut(self, start: tuple[int, int], end: tuple[int, int], new: str, kind: str, scope: str) -> None:
         if start[0] == end[0]:
-            self.found.append(Fault(self.path, start[0], start[1], end[1], new, kind, scope))
+            shown = shorten(self.lines[start[0] - 1], start[1], end[1], new)
+            self.found.append(Fault(self.path, start[0], start[1], end[1], new, kind, scope, shown))
 
     def between(self, left: ast.expr, right: ast.expr, old: str, new: str, kind: str, scope: str) -> None:
         """An operator between two nodes replaced."""
@@ -169,7 +176,7 @@ class Finder:
             text = self.text(node)
             if isinstance(node, ast.Expr) and (isinstance(node.value, ast.Constant) or "check_limits" in text):
                 return
-            if INITIAL.search(text) or isinstance(node, ast.IfExp) and TRAINING.search(self.text(node.test)):
+            if INITIAL.search(text) or (isinstance(node, ast.IfExp) and TRAINING.search(self.text(node.test))):
                 return
             if isinstance(node, ast.keyword) and (node.arg in ("device", "dtype") or TRAINING.search(text)):
                 return
@@ -286,72 +293,110 @@ def drawn(faults: list[Fault], count: int) -> list[Fault]:
     return chosen
 
 
-# What a rule would hardly find: (file, text that stands once in it, what to put there).
-BY_HAND = (
-    ("zoo/layers/conv.py", "(kernel // 2, (kernel - 1) // 2)", "((kernel - 1) // 2, kernel // 2)"),
-    ("zoo/layers/conv.py", "elif i == 0:", "elif i == len(layers) - 1:"),
-    ("zoo/layers/conv.py", "y[None, :, :n], self.num_groups", "y[None], self.num_groups"),
-    ("zoo/layers/conv.py", "vector_norm(v, dim=(0, 1), keepdim=True)", "vector_norm(v, dim=(0, 2), keepdim=True)"),
-    ("zoo/layers/attention.py", "(self.q_proj, self.k_proj, self.v_proj)", "(self.k_proj, self.q_proj, self.v_proj)"),
-    ("zoo/layers/attention.py", "eight.reshape(*eight.shape[:3], 2, 4)", "eight.reshape(*eight.shape[:3], 4, 2)"),
-    ("zoo/layers/attention.py", ".permute(2, 0, 1)", ".permute(2, 1, 0)"),
-    ("zoo/layers/transformer.py", "self.final_layer_norm(x + self.feed_forward(x))", "self.final_layer_norm(x + self.feed_forward(x.detach()))"),
-    ("zoo/layers/transformer.py", "x + self.feed_forward(self.final_layer_norm(x))", "x + self.feed_forward(self.layer_norm(x))"),
-    ("zoo/layers/transformer.py", "self.add_positions(x, padded if exact else None)", "self.add_positions(x, padded)"),
-    ("zoo/layers/transformer.py", "states[depth] = self.leave(x)", "states[depth] = x"),
-    ("zoo/layers/lengths.py", "starts[None, :] >= self.lengths[:, None]", "starts[None, :] > self.lengths[:, None]"),
-    ("zoo/layers/lengths.py", "if eps == LAYER_NORM_EPS:", "if eps != LAYER_NORM_EPS:"),
-    ("zoo/layers/spectral.py", "place > last, (2 * last - place)", "place > last, (2 * last - place + 1)"),
-    ("zoo/layers/spectral.py", "periodic=False, device", "periodic=True, device"),
-    ("zoo/models/_batch.py", "waveforms = waveforms[:, :size]", "waveforms = waveforms[:, : size + 1]"),
-    ("zoo/models/_speech_encoder.py", "x = self.feature_extractor(x, valid if exact else None)", "x = self.feature_extractor(x, valid)"),
-    ("zoo/models/_speech_encoder.py", "if exact and mask is not None:", "if False:"),
-    ("zoo/models/_speech_encoder.py", "waveforms.masked_fill(valid.padding_mask(waveforms.shape[1]), 0.0)", "waveforms.nan_to_num(0.0)"),
-    ("zoo/models/_speech_encoder.py", "if not self.config.attention_mask:", "if False:"),
-    ("zoo/models/_speech_encoder.py", "PreNormEncoder if config.norm_first else PostNormEncoder", "PostNormEncoder if config.norm_first else PreNormEncoder"),
-    ("zoo/models/conformer.py", "x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))", "x = x + 0.5 * self.ffn2(self.ffn1_layer_norm(x))"),
-    ("zoo/models/conformer.py", "angles = torch.cat((angles, angles), 1)[:, None, :]", "angles = angles.repeat_interleave(2, 1)[:, None, :]"),
-    ("zoo/models/tera.py", "chunks.bias(x)", "chunks.bias(x * 0 + 1)"),
-    ("zoo/models/tera.py", "self.LayerNorm[i](x) if hasattr", "self.LayerNorm[0](x) if hasattr"),
-    ("zoo/models/tera.py", "joined = {i: state.masked_fill(padded, 0.0) for i, state in joined.items()}", "pass"),
-    ("zoo/models/data2vec2.py", "(slope * -distance * scale).to(dtype)", "(slope * -distance).to(dtype)"),
-    ("zoo/models/data2vec2.py", 'super().blank(x, mask) if self.padding == "exact" else x', "super().blank(x, mask)"),
-    ("zoo/models/wav2vec_u.py", "normalised[valid] = self.bn(x[valid])", "normalised[valid] = self.bn(x[valid]) * 1.0001"),
-    ("zoo/models/baseline.py", "(x.to(self._like.dtype),)", "(x.to(self._like.dtype) * 1.0001,)"),
-)  # fmt: skip
+# What a rule would hardly find: file -> text that stands on one of its lines only -> what to put there.
+BY_HAND: dict[str, dict[str, str]] = {
+    "zoo/layers/conv.py": {
+        "(kernel // 2, (kernel - 1) // 2)": "((kernel - 1) // 2, kernel // 2)",
+        "elif i == 0:": "elif i == len(layers) - 1:",
+        "y[None, :, :n], self.num_groups": "y[None], self.num_groups",
+        "vector_norm(v, dim=(0, 1), keepdim=True)": "vector_norm(v, dim=(0, 2), keepdim=True)",
+    },
+    "zoo/layers/attention.py": {
+        "(self.q_proj, self.k_proj, self.v_proj)": "(self.k_proj, self.q_proj, self.v_proj)",
+        "eight.reshape(*eight.shape[:3], 2, 4)": "eight.reshape(*eight.shape[:3], 4, 2)",
+        ".permute(2, 0, 1)": ".permute(2, 1, 0)",
+    },
+    "zoo/layers/transformer.py": {
+        "self.final_layer_norm(x + self.feed_forward(x))": "self.final_layer_norm(x + self.feed_forward(x.detach()))",
+        "x + self.feed_forward(self.final_layer_norm(x))": "x + self.feed_forward(self.layer_norm(x))",
+        "self.add_positions(x, padded if exact else None)": "self.add_positions(x, padded)",
+        "states[depth] = self.leave(x)": "states[depth] = x",
+    },
+    "zoo/layers/lengths.py": {
+        "starts[None, :] >= self.lengths[:, None]": "starts[None, :] > self.lengths[:, None]",
+        "if eps == LAYER_NORM_EPS:": "if eps != LAYER_NORM_EPS:",
+    },
+    "zoo/layers/spectral.py": {
+        "place > last, (2 * last - place)": "place > last, (2 * last - place + 1)",
+        "periodic=False, device": "periodic=True, device",
+    },
+    "zoo/models/_batch.py": {
+        "waveforms = waveforms[:, :size]": "waveforms = waveforms[:, : size + 1]",
+    },
+    "zoo/models/_speech_encoder.py": {
+        "x = self.feature_extractor(x, valid if exact else None)": "x = self.feature_extractor(x, valid)",
+        "if exact and mask is not None:": "if False:",
+        "waveforms.masked_fill(valid.padding_mask(waveforms.shape[1]), 0.0)": "waveforms.nan_to_num(0.0)",
+        "if not self.config.attention_mask:": "if False:",
+        "PreNormEncoder if config.norm_first else PostNormEncoder":
+            "PostNormEncoder if config.norm_first else PreNormEncoder",
+    },
+    "zoo/models/conformer.py": {
+        "x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))": "x = x + 0.5 * self.ffn2(self.ffn1_layer_norm(x))",
+        "angles = torch.cat((angles, angles), 1)[:, None, :]": "angles = angles.repeat_interleave(2, 1)[:, None, :]",
+    },
+    "zoo/models/tera.py": {
+        "chunks.bias(x)": "chunks.bias(x * 0 + 1)",
+        "self.LayerNorm[i](x) if hasattr": "self.LayerNorm[0](x) if hasattr",
+        "joined = {i: state.masked_fill(padded, 0.0) for i, state in joined.items()}": "pass",
+    },
+    "zoo/models/data2vec2.py": {
+        "(slope * -distance * scale).to(dtype)": "(slope * -distance).to(dtype)",
+        'super().blank(x, mask) if self.padding == "exact" else x': "super().blank(x, mask)",
+    },
+    "zoo/models/wav2vec_u.py": {
+        "normalised[valid] = self.bn(x[valid])": "normalised[valid] = self.bn(x[valid]) * 1.0001",
+    },
+    "zoo/models/baseline.py": {
+        "(x.to(self._like.dtype),)": "(x.to(self._like.dtype) * 1.0001,)",
+    },
+}  # fmt: skip
 
 
 def by_hand() -> list[Fault]:
     """The list, with the places in the files as they are now."""
     found = []
-    for path, old, new in BY_HAND:
+    for path, old, new in ((path, old, new) for path, table in BY_HAND.items() for old, new in table.items()):
         lines = (ROOT / path).read_text(encoding="utf-8").split("\n")
         places = [(n, line.encode().index(old.encode())) for n, line in enumerate(lines, 1) if old in line]
         if len(places) != 1:
             raise SystemExit(f"mutation: {old!r} stands {len(places)} times in {path}, expected once: amend BY_HAND")
         ((line, start),) = places
-        found.append(Fault(path, line, start, start + len(old.encode()), new, "by hand", ""))
+        end = start + len(old.encode())
+        text = shorten(lines[line - 1].encode(), start, end, new)
+        found.append(Fault(path, line, start, end, new, "by hand", "", text))
     return found
 
 
 # --- the pytest plugin -------------------------------------------------------------------------------------------
-# MUTATION_TRACE=FILE: which lines of the mutated folders each test executes, and how long it takes, as JSON.
-# MUTATION_RECORD=FILE: what the models return and what the tests compare, as an npz.
 
 
 class Plugin:
-    def __init__(self) -> None:
+    """Traces which lines of the mutated folders each test executes, and records what models return and tests compare.
+
+    Args:
+        trace: JSON file to write: lines and seconds of each test; None: nothing is traced.
+        record: npz file to write, once no test has failed; None: nothing is recorded.
+    """
+
+    def __init__(self, trace: Path | None, record: Path | None) -> None:
+        self.trace, self.record = trace, record
         self.executed: dict[str, dict[str, list[int]]] = {}
         self.seconds: dict[str, float] = {}
         self.arrays: dict[str, Any] = {}
         self.test = ""
         self.counts: Counter[str] = Counter()
+        self.failed: list[str] = []
 
     def pytest_sessionstart(self) -> None:
         import torch
 
+        import zoo
+
+        if not Path(zoo.__file__).is_relative_to(Path.cwd()):
+            raise RuntimeError(f"{zoo.__file__} is not the copy in {Path.cwd()}")
         torch.set_num_threads(1)  # the same numbers in every run
-        if "MUTATION_RECORD" in os.environ:
+        if self.record:
             self.record_everything()
 
     def keep(self, name: str, value: Any) -> None:
@@ -393,8 +438,15 @@ class Plugin:
         self.test = item.nodeid
 
     def pytest_pyfunc_call(self, pyfuncitem: Any) -> bool | None:
-        if "MUTATION_TRACE" not in os.environ:
+        if not self.trace:
             return None
+        from zoo.models import _family
+
+        _family._HINTS.clear()  # what is kept between tests would hide lines from all but the first
+        for name in [name for name in sys.modules if name.startswith("zoo")]:
+            for value in list(vars(sys.modules[name]).values()):
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
         lines: dict[str, set[int]] = defaultdict(set)
         folders = tuple(str(Path.cwd() / folder) for folder in MUTATED)
 
@@ -419,22 +471,31 @@ class Plugin:
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call":
             self.seconds[report.nodeid] = report.duration
+        self.note(report)
+
+    def pytest_collectreport(self, report: Any) -> None:
+        self.note(report)
+
+    def note(self, report: Any) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            words = (crash.message if crash else str(report.longrepr)).strip().splitlines()
+            self.failed.append(f"{report.nodeid}\n{words[0] if words else ''}")
 
     def pytest_sessionfinish(self) -> None:
         import numpy as np
 
-        if "MUTATION_TRACE" in os.environ:
-            record = {"executed": self.executed, "seconds": self.seconds}
-            Path(os.environ["MUTATION_TRACE"]).write_text(json.dumps(record))
-        if "MUTATION_RECORD" in os.environ:
-            np.savez(os.environ["MUTATION_RECORD"], **self.arrays)
-
-
-def pytest_configure(config: Any) -> None:
-    config.pluginmanager.register(Plugin())
+        if self.trace:
+            self.trace.write_text(json.dumps({"executed": self.executed, "seconds": self.seconds}))
+        if self.record and not self.failed:
+            np.savez(self.record, **self.arrays)
+        Path("failed.txt").write_text("\n".join(self.failed))
 
 
 # --- runs --------------------------------------------------------------------------------------------------------
+
+SERVER = multiprocessing.get_context("forkserver")
+PRELOADED = ["torch", "torch._dynamo", "numpy", "pytest", "safetensors.torch", "soundfile", "requests", "tqdm"]
 
 
 @dataclass(frozen=True)
@@ -446,26 +507,45 @@ class Outcome:
     error: str = ""
 
 
-def run_tests(folder: Path, tests: list[str], **settings: str) -> Outcome:
-    """Run golden tests in a copy of the repository."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ZOO_", "PYTEST"))}
-    environment |= {"PYTHONPATH": f"{folder}{os.pathsep}{folder / 'plugin'}", "PYTHONDONTWRITEBYTECODE": "1"}
-    environment |= {"OMP_NUM_THREADS": "1", "ZOO_OFFLINE": "1", **settings}
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "mutation", "-p", "no:cacheprovider", "-W", "ignore"]
-    if "MUTATION_RECORD" not in settings:
-        command.append("-x")
+def child(folder: Path, arguments: list[str], trace: Path | None, record: Path | None) -> None:
+    """Runs pytest in a copy of the repository, in a process that has imported torch but not zoo."""
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    for name in [name for name in os.environ if name.startswith(("ZOO_", "PYTEST"))]:
+        del os.environ[name]
+    with open("output.txt", "w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    import pytest
+
+    # Not sys.exit: nothing may wait for what the tests left behind.
+    os._exit(pytest.main(arguments, plugins=[Plugin(trace, record)]))
+
+
+def run_tests(folder: Path, tests: list[str], trace: Path | None = None, record: Path | None = None) -> Outcome:
+    """Run golden tests in a copy of the repository until one fails."""
+    arguments = [
+        "-q",
+        "-x",
+        "-W",
+        "ignore",
+        *(f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "benchmark")),
+    ]
     if tests == list(SUITE):
-        command += ["-k", NOT_OF_THE_MODELS]
-    try:
-        done = subprocess.run(
-            [*command, *tests], cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired:
+        arguments += ["-k", NOT_OF_THE_MODELS]
+    failed = folder / "failed.txt"
+    failed.unlink(missing_ok=True)
+    process = SERVER.Process(target=child, args=(folder, [*arguments, *tests], trace, record))
+    process.start()
+    process.join(TIMEOUT_S)
+    if process.is_alive():
+        process.kill()
         return Outcome(1, "", f"no end within {TIMEOUT_S} s")
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?", done.stdout, re.M)
-    if done.returncode and not failed:
-        return Outcome(done.returncode, "", (done.stdout + done.stderr).strip().splitlines()[-1])
-    return Outcome(done.returncode, *(failed.groups(default="") if failed else ()))
+    test, error = ([*failed.read_text().split("\n"), "", ""] if failed.exists() else ["", ""])[:2]
+    if process.exitcode and not test:
+        error = (folder / "output.txt").read_text(errors="replace").strip().splitlines()[-1]
+    return Outcome(process.exitcode or 0, test, error)
 
 
 def copy(folder: Path) -> Path:
@@ -477,8 +557,6 @@ def copy(folder: Path) -> Path:
         else:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, folder / name)
-    (folder / "plugin").mkdir()
-    shutil.copy(__file__, folder / "plugin" / "mutation.py")
     return folder
 
 
@@ -494,38 +572,36 @@ class Result:
 
 
 def difference(before: Path, after: Path) -> str:
-    """The largest difference of two records; empty when they are the same, bit for bit."""
+    """The largest difference of a record from a larger one; empty when what both have is the same, bit for bit."""
     import numpy as np
 
-    worst, where, other = 0.0, "", 0
+    worst, where, other = -1.0, "", 0
     with np.load(before) as old, np.load(after) as new:
-        if set(old.files) != set(new.files):
+        tests = {name.split("|")[0] for name in new.files}
+        if {name for name in old.files if name.split("|")[0] in tests} != set(new.files):
             return "other outputs"
-        for name in old.files:
+        for name in new.files:
             a, b = old[name], new[name]
             if a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes():
                 continue
             other += 1
             if a.shape != b.shape:
                 return f"other shape of {name}"
-            size = float(np.abs(np.nan_to_num(a).astype(float) - np.nan_to_num(b).astype(float)).max())
-            if size >= worst:
+            size = float(np.abs(np.nan_to_num(a).astype(float) - np.nan_to_num(b).astype(float)).max(initial=0.0))
+            if size > worst:
                 worst, where = size, name
     return f"{other} of the recorded arrays, by {worst:.1e} at most ({where})" if other else ""
 
 
 def judge(fault: Fault, folder: Path, tests: list[str], baseline: Path) -> Result:
-    """Run the tests that meet a fault, then all of them."""
+    """Run the tests that meet a fault."""
     begun = time.monotonic()
     target = folder / fault.path
     source = target.read_text(encoding="utf-8")
     record = folder / "record.npz"
     try:
         target.write_text(fault.apply(source), encoding="utf-8")
-        outcome = run_tests(folder, tests) if tests else Outcome(0)
-        if outcome.code:
-            return Result(fault, "caught", outcome, seconds=time.monotonic() - begun)
-        outcome = run_tests(folder, list(SUITE), MUTATION_RECORD=str(record))
+        outcome = run_tests(folder, tests, record=record)
         if outcome.code:
             return Result(fault, "caught", outcome, seconds=time.monotonic() - begun)
         size = difference(baseline, record)
@@ -560,12 +636,14 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only faults whose file or text contains this")
     args = parser.parse_args()
     begun = time.monotonic()
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    SERVER.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as name:
         folders = [copy(Path(name) / str(i)) for i in range(args.workers)]
         trace, baseline, again = (Path(name) / file for file in ("trace.json", "baseline.npz", "again.npz"))
-        with ThreadPoolExecutor(args.workers) as pool:
-            traced = pool.submit(run_tests, folders[0], list(SUITE), MUTATION_TRACE=str(trace))
-            first = pool.submit(run_tests, folders[-1], list(SUITE), MUTATION_RECORD=str(baseline))
+        with ThreadPoolExecutor(len(folders)) as pool:
+            traced = pool.submit(run_tests, folders[0], list(SUITE), trace)
+            first = pool.submit(run_tests, folders[-1], list(SUITE), None, baseline)
             for run in (traced.result(), first.result()):
                 if run.code:
                     raise SystemExit(f"mutation: the unchanged code fails {run.test}: {run.error}")
@@ -580,9 +658,9 @@ def main() -> int:
         faults = [f for path in paths for f in drawn(met[path], quota(met[path], args.share))]
         taken = {(f.path, f.line, f.new) for f in faults}
         faults += [f for f in by_hand() if (f.path, f.line, f.new) not in taken]
-        faults = [f for f in faults if args.only in f.path or args.only in shown(f)]
+        faults = [f for f in faults if args.only in f.path or args.only in f.shown]
         if args.list:
-            print("\n".join(f"{f.path}:{f.line} {f.kind}: {shown(f)}" for f in faults))
+            print("\n".join(f"{f.path}:{f.line} {f.kind}: {f.shown}" for f in faults))
             return 0
 
         free: SimpleQueue[Path] = SimpleQueue()
@@ -604,13 +682,13 @@ def main() -> int:
                 result = judge(fault, folder, tests_of(fault), baseline)
             finally:
                 free.put(folder)
-            print(f"{result.verdict:10s} {result.seconds:5.0f} s  {fault.path}:{fault.line}  {shown(fault)}  "
+            print(f"{result.verdict:10s} {result.seconds:5.0f} s  {fault.path}:{fault.line}  {fault.shown}  "
                   f"{result.outcome.test} {result.size}", flush=True)  # fmt: skip
             return result
 
         def repeated() -> None:
             folder = free.get()
-            run_tests(folder, list(SUITE), MUTATION_RECORD=str(again))
+            run_tests(folder, list(SUITE), record=again)
             free.put(folder)
 
         with ThreadPoolExecutor(args.workers) as pool:
@@ -618,7 +696,9 @@ def main() -> int:
             results = list(pool.map(work, faults))
             second.result()
         if size := difference(baseline, again):
-            raise SystemExit(f"mutation: two runs of the unchanged code differ in {size}; nothing can be called equivalent")
+            raise SystemExit(
+                f"mutation: two runs of the unchanged code differ in {size}; nothing can be called equivalent"
+            )
     page = report(results, every, unexecuted(executed, every), time.monotonic() - begun)
     if args.output:
         args.output.write_text(page, encoding="utf-8")
@@ -628,14 +708,6 @@ def main() -> int:
 
 
 # --- the page ----------------------------------------------------------------------------------------------------
-
-
-def shown(fault: Fault) -> str:
-    """Old and new text of a fault's line, cut to what differs with its surroundings."""
-    line = (ROOT / fault.path).read_text(encoding="utf-8").split("\n")[fault.line - 1].encode()
-    before, old, after = (part.decode() for part in (line[: fault.start], line[fault.start : fault.end], line[fault.end :]))
-    left, right = before.lstrip()[-24:], after[:16]
-    return f"{left}[{old} => {fault.new}]{right}"
 
 
 def report(
@@ -648,7 +720,7 @@ def report(
     changing = count["caught"] + count["missed"]
     score = 100 * count["caught"] / changing if changing else 100.0
     by_error = Counter(
-        "a comparison" if "AssertionError" in r.outcome.error or r.outcome.error.startswith("assert") else "an exception"
+        "a comparison" if r.outcome.error.startswith(("AssertionError", "assert")) else "an exception"
         for r in results if r.verdict == "caught"
     )  # fmt: skip
     code = lambda text: "`" + text.replace("|", "\\|").replace("`", "'") + "`"  # noqa: E731
@@ -689,10 +761,18 @@ def report(
         last = {"missed": "changes", "equivalent": "", "caught": "by"}[verdict]
         lines += ["", f"## {title}", "", f"| place | kind | fault | {last} |", "|---|---|---|---|"]
         for r in mine_too:
-            words = {"missed": r.size, "equivalent": "", "caught": r.outcome.test.removeprefix("tests/golden/")}[verdict]
-            lines.append(f"| `{r.fault.path}:{r.fault.line}` | {r.fault.kind} | {code(shown(r.fault))} | "
+            words = {"missed": r.size, "equivalent": "", "caught": r.outcome.test.removeprefix("tests/golden/")}[
+                verdict
+            ]
+            lines.append(f"| `{r.fault.path}:{r.fault.line}` | {r.fault.kind} | {code(r.fault.shown)} | "
                          f"{code(words or r.outcome.error) if verdict != 'equivalent' else ''} |")  # fmt: skip
-    lines += ["", "## Lines that no golden test executes", "", "Function, and how many faults the rules give there.", ""]
+    lines += [
+        "",
+        "## Lines that no golden test executes",
+        "",
+        "Function, and how many faults the rules give there.",
+        "",
+    ]
     for path, scopes in missing.items():
         lines.append(f"- `{path}`: " + ", ".join(f"`{scope}` {n}" for scope, n in sorted(scopes.items())))
     return "\n".join(lines) + "\n"

@@ -160,6 +160,9 @@ def compare(case: Case, model: Model, names: Mapping[str, str]) -> Comparison:
                 result.check(f"single{i}/{k}", state[0], want[f"single{i}/{k}"])
             if out.lengths.tolist() != [frames["single"][i]] or len(out.hidden_states) != depth + 1:
                 result.failures.append(f"single{i}: {out.lengths.tolist()} frames, {len(out.hidden_states)} states")
+            if model.frame_count(len(wave)) != frames["single"][i]:
+                result.failures.append(f"single{i}: {model.frame_count(len(wave))} frames are foretold")
+        check_layers(result, model, waves[0], want, depth)
 
         if "equal" in case.facts:
             out = model(torch.stack(case.utterances("equal")))
@@ -198,6 +201,12 @@ def compare(case: Case, model: Model, names: Mapping[str, str]) -> Comparison:
     valid = torch.arange(out.hidden_states[0].shape[1]) < torch.from_numpy(want["padded/frames"])[:, None]
     _check_gradients(result, want, model, names, "padded/", leaves, [state[valid] for state in out.hidden_states])
     return result
+
+
+def check_layers(result: Comparison, model: Model, wave: Tensor, want: Mapping[str, np.ndarray], depth: int) -> None:
+    """Some hidden states, in an order of the caller's."""
+    for state, k in zip(model(wave[None], layers=[-1, 0]).hidden_states, (depth, 0), strict=True):
+        result.check(f"single0/{k}", state[0], want[f"single0/{k}"])
 
 
 def _check_gradients(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import zoo
 from tests.golden import generator
-from tests.golden.compare import SLICE, Case, Comparison
+from tests.golden.compare import SLICE, Case, Comparison, check_layers
 from zoo.layers import spectral
 from zoo.models._family import Model
 
@@ -73,8 +73,11 @@ def compare_model(case: Case, model: Model) -> Comparison:
             out = model(wave[None])
             if out.lengths.tolist() != [frames[i]] or len(out.hidden_states) != depth + 1:
                 result.failures.append(f"single{i}: {out.lengths.tolist()} frames, {len(out.hidden_states)} states")
+            if model.frame_count(len(wave)) != frames[i]:
+                result.failures.append(f"single{i}: {model.frame_count(len(wave))} frames are foretold")
             for k, state in enumerate(out.hidden_states):
                 result.check(f"single{i}/{k}", state[0], want[f"single{i}/{k}"])
+        check_layers(result, model, waves[0], want, depth)
         for value in (float("nan"), 1e9):
             batch = nn.utils.rnn.pad_sequence(waves, batch_first=True, padding_value=value)
             for k, state in enumerate(model(batch, lengths).hidden_states):
