@@ -1,8 +1,8 @@
 """What must not move unannounced: names, configurations, bytes, frame counts, command lines, signatures.
 
-Each is a file in `snapshots`. `snapshots/ledger.json` holds, for every file, the hash of each state it has had and the
-sentence of CHANGELOG.md that announced it, so that a plain checkout shows a change that nobody announced. To change one,
-write a sentence under "Numerics" or "API" of [Unreleased] and run
+Each is a file in `snapshots`. `snapshots/ledger.json` lists their changes: the sentence of CHANGELOG.md that announced
+it, and the hashes of the files it moved. So a plain checkout shows a change that nobody announced. To change one, write
+a sentence under "Numerics" or "API" of [Unreleased] and run
 
     ZOO_UPDATE_SNAPSHOTS=1 ZOO_CHANGE="that sentence" python -m pytest tests/test_frozen.py
 
@@ -169,11 +169,12 @@ def frame_counts() -> object:
         shape = (model.config.width,) if model.takes == "features" else ()
         items = [0.1 * torch.randn(n, *shape, generator=draw) for n in counts]
         rows: dict[str, list[int]] = {}
-        for model.padding in model.PADDING_MODES:
+        for mode in Model.PADDING_MODES:
+            model.padding = mode
             out = model(items)
-            rows[model.padding] = out.lengths.tolist()
+            rows[mode] = out.lengths.tolist()
             widest = out.hidden_states[0] if out.hidden_states else out.logits
-            rows[f"{model.padding}, of the batch"] = [widest.shape[1]]
+            rows[f"{mode}, of the batch"] = [widest.shape[1]]
         assert rows["exact"] == [model.frame_count(n) for n in counts]
         found[name] = {"samples": counts, **rows, "min_samples": model.min_samples, "hop_length": model.hop_length}
         found[name]["long"] = {str(n): model.frame_count(n) for n in LONG}
@@ -184,6 +185,8 @@ def options(parser: argparse.ArgumentParser) -> dict[str, Any]:
     """What a parser takes and says of it, without argparse's layout."""
     found: dict[str, Any] = {"description": parser.description, "arguments": {}}
     for action in parser._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
         if isinstance(action, argparse._SubParsersAction):
             words = {choice.dest: choice.help for choice in action._choices_actions}
             found["commands"] = {name: {"help": words[name], **options(p)} for name, p in action.choices.items()}
@@ -192,7 +195,7 @@ def options(parser: argparse.ArgumentParser) -> dict[str, Any]:
             "action": type(action).__name__.strip("_"),
             "type": getattr(action.type, "__name__", None),
             "metavar": action.metavar,
-            "nargs": action.nargs,
+            "nargs": action.nargs or None,
             "const": action.const,
             "default": action.default,
             "choices": action.choices and [str(choice) for choice in action.choices],
@@ -228,10 +231,10 @@ def command_lines() -> object:
     return {name: options(parser_of(program)) for name, program in PROGRAMS.items()}
 
 
-TARGETS = ("zoo", "hf", "torchaudio", "fairseq", "s3prl")
 COMMANDS = [
     "zoo list hubert_base",
-    "zoo list *wavlm* --json",
+    "zoo list *_ft_960h",
+    "zoo list hubert_base --json",
     "zoo info hubert_base",
     "zoo info hubert_base --json",
     "zoo info tera",
@@ -239,8 +242,9 @@ COMMANDS = [
     "zoo.convert BUNDLED -o out.safetensors --force --json",
     "zoo.convert BUNDLED --inspect",
     "zoo.convert BUNDLED --inspect --json",
-    *(f"zoo.convert BUNDLED --dry-run --to {target}" for target in TARGETS),
-    *(f"zoo.convert BUNDLED --dry-run --json --to {target}" for target in TARGETS),
+    *(f"zoo.convert BUNDLED --dry-run --to {target}" for target in zoo.convert.SUFFIXES),
+    "zoo.convert BUNDLED --dry-run --json",
+    "zoo.convert BUNDLED --dry-run --to hf --json",
     "zoo.convert BUNDLED -o out.hf --to hf --json",
     "zoo extract AUDIO -o features --model BUNDLED --layers 0,-1",
     "zoo extract AUDIO -o features --model BUNDLED --force --json",
@@ -270,6 +274,9 @@ def command_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> object:
             status = PROGRAMS[program].main(arguments)
             text = steady(capsys.readouterr().out, folder)
             found[line] = {"status": status, "stdout": text.splitlines()}
+    written = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    found["written"] = sorted(name for name in written if not name.startswith("cache/"))
+    found["index.jsonl"] = steady((folder / "features" / "index.jsonl").read_text(), folder).splitlines()
     return found
 
 
@@ -281,7 +288,7 @@ def annotation(value: object) -> str:
 
 def signature(function: Callable[..., object]) -> list[str]:
     """One entry for each parameter, and what is returned."""
-    marks = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}
+    marks = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**", "KEYWORD_ONLY": "keyword ", "POSITIONAL_ONLY": "place "}
     found = []
     for parameter in inspect.signature(function).parameters.values():
         text = marks.get(parameter.kind.name, "") + parameter.name
@@ -290,7 +297,7 @@ def signature(function: Callable[..., object]) -> list[str]:
         if parameter.default is not parameter.empty:
             default = parameter.default
             text += f" = {default.__name__ if inspect.isroutine(default) else default!r}"
-        found.append(f"{parameter.kind.name.lower()} {text}")
+        found.append(text)
     returned = inspect.signature(function).return_annotation
     return [*found, f"-> {annotation(returned)}" if returned is not inspect.Signature.empty else "-> ?"]
 
@@ -359,14 +366,22 @@ FROZEN: dict[str, Callable[..., object]] = {
 
 
 def written(found: object) -> str:
-    """As it is committed: one line for each leaf or short list, so that a difference reads well."""
-    text = json.dumps(found, indent=1, ensure_ascii=False)
-    return re.sub(r"\[\s+((?:[^\[\]{}\"]|\"(?:[^\"\\]|\\.){0,40}\")*?)\s+\]", in_one_line, text) + "\n"
+    """As it is committed: what is short on one line, so that a difference reads well."""
+    return rendered(json.loads(json.dumps(found)), "") + "\n"
 
 
-def in_one_line(match: re.Match[str]) -> str:
-    line = re.sub(r"\n\s*", " ", match[1])
-    return f"[{line}]" if len(line) < 100 else match[0]
+def rendered(value: Any, indent: str) -> str:
+    line = json.dumps(value, ensure_ascii=False)
+    numbers = isinstance(value, list) and all(isinstance(item, int) for item in value)
+    if not isinstance(value, dict | list) or numbers or len(line) < 80:
+        return line
+    inner = indent + " "
+    if isinstance(value, dict):
+        items = [f"{json.dumps(name, ensure_ascii=False)}: {rendered(item, inner)}" for name, item in value.items()]
+    else:
+        items = [rendered(item, inner) for item in value]
+    begin, end = "{}" if isinstance(value, dict) else "[]"
+    return begin + "\n" + ",\n".join(inner + item for item in items) + f"\n{indent}{end}"
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -413,18 +428,18 @@ def said(sentence: str, changelog: str, release: str = "") -> bool:
 def complaints(snapshots: Path, changelog: str) -> list[str]:
     """What is wrong between snapshots, ledger and changelog."""
     ledger = json.loads((snapshots / "ledger.json").read_text(encoding="utf-8"))
+    known = {name: sha256 for change in ledger for name, sha256 in change["moved"].items()}  # the last ones
     files = {path.name for path in snapshots.glob("*.json")} - NOT_FROZEN
-    found = [f"{name} is in the ledger or in the folder, but not in both" for name in sorted(files ^ ledger.keys())]
-    for name in sorted(files & ledger.keys()):
-        entries = ledger[name]
-        if not entries or entries[-1]["sha256"] != digest((snapshots / name).read_text(encoding="utf-8")):
+    found = [f"{name} is in the ledger or in the folder, but not in both" for name in sorted(files ^ known.keys())]
+    for name in sorted(files & known.keys()):
+        if known[name] != digest((snapshots / name).read_text(encoding="utf-8")):
             found.append(f"{name} was changed without an announcement")
-        for entry in entries:
-            if not said(entry["announced"], changelog):
-                found.append(f'{name}: "{entry["announced"]}" does not stand under Numerics or API of CHANGELOG.md')
-        for sentence, count in collections.Counter(" ".join(e["announced"].split()) for e in entries).items():
-            if count > 1:
-                found.append(f'{name}: two changes are announced by one sentence, "{sentence}"')
+    sentences = collections.Counter(change["announced"] for change in ledger)
+    for sentence, count in sentences.items():
+        if not said(sentence, changelog):
+            found.append(f'"{sentence}" stands in the ledger, but not under Numerics or API of CHANGELOG.md')
+        if count > 1:
+            found.append(f'two changes are announced by one sentence, "{sentence}"')
     return found
 
 
@@ -437,29 +452,29 @@ HOW = (
 
 def update(name: str, text: str, snapshots: Path, changelog: str, sentence: str) -> None:
     """Write a snapshot that moved and the announcement of it, or say why not."""
-    path = snapshots / f"{name}.json"
+    path, ledger_path = snapshots / f"{name}.json", snapshots / "ledger.json"
     before = path.read_text(encoding="utf-8") if path.exists() else "{}"
-    ledger_path = snapshots / "ledger.json"
-    ledger = json.loads(ledger_path.read_text(encoding="utf-8")) if ledger_path.exists() else {}
-    entries = ledger.setdefault(path.name, [])
-    if before == text and entries and entries[-1]["sha256"] == digest(text):
+    ledger = json.loads(ledger_path.read_text(encoding="utf-8")) if ledger_path.exists() else []
+    states = [change["moved"][path.name] for change in ledger if path.name in change["moved"]]
+    if states[-1:] == [digest(text)] and before == text:
         return
     sentence = " ".join(sentence.split())
-    if not said(sentence, changelog, "[Unreleased]") or any(entry["announced"] == sentence for entry in entries):
-        why = (
-            "it announced an earlier change" if said(sentence, changelog, "[Unreleased]") else "it does not stand there"
-        )
-        pytest.fail(
-            f"{path.name} was not written: ZOO_CHANGE is {sentence!r}, and {why if sentence else 'so says nothing'}."
-            f"\n{moved(before, text)}\n{HOW}",
-            pytrace=False,
-        )
+    change = next((change for change in ledger if change["announced"] == sentence), None)
+    why = ""
+    if not sentence:
+        why = "ZOO_CHANGE says nothing"
+    elif not said(sentence, changelog, "[Unreleased]"):
+        why = f"{sentence!r} of ZOO_CHANGE does not stand there, or is too short"
+    elif change and (change is not ledger[-1] or path.name in change["moved"]):
+        why = f"{sentence!r} of ZOO_CHANGE has announced an earlier change (before a commit, take that back first)"
+    if why:
+        pytest.fail(f"{path.name} was not written: {why}.\n{moved(before, text)}\n{HOW}", pytrace=False)
     print(f"{path.name} is written anew:\n{moved(before, text)}")
+    if change is None:
+        ledger.append(change := {"announced": sentence, "moved": {}})
+    change["moved"] = dict(sorted({**change["moved"], path.name: digest(text)}.items()))
     path.write_text(text, encoding="utf-8")
-    entries.append({"sha256": digest(text), "announced": sentence})
-    ledger_path.write_text(
-        json.dumps(dict(sorted(ledger.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    ledger_path.write_text(written(ledger), encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", FROZEN)
@@ -490,7 +505,24 @@ def test_every_snapshot_is_made_by_a_test() -> None:
 # --- the demand itself -------------------------------------------------------------------------------------------
 
 FIRST, SECOND = "Registry names are frozen from here on.", "`hubert` now means another model."
-LOG = "# Changelog\n\n## [Unreleased]\n\n### Added\n\n- {added}\n\n### API\n\n- {api}\n\n## [0.1.0]\n\n### Numerics\n\n- {old}\n"
+LOG = """# Changelog
+
+## [Unreleased]
+
+### Added
+
+- {added}
+
+### API
+
+- {api}
+
+## [0.1.0]
+
+### Numerics
+
+- {old}
+"""
 
 
 @pytest.fixture
@@ -503,11 +535,11 @@ def test_what_is_announced_is_accepted(folder: Path) -> None:
     later = LOG.format(added="", api=SECOND.replace(" now ", "\n  now "), old=FIRST)
     assert not complaints(folder, later)
     update("names", '{"a": 2}\n', folder, later, SECOND)
+    update("others", "{}\n", folder, later, SECOND)
     assert not complaints(folder, later)
-    assert [entry["announced"] for entry in json.loads((folder / "ledger.json").read_text())["names.json"]] == [
-        FIRST,
-        SECOND,
-    ]
+    first, second = json.loads((folder / "ledger.json").read_text())
+    assert first["announced"] == FIRST and first["moved"].keys() == {"names.json"}
+    assert second["announced"] == SECOND and second["moved"].keys() == {"names.json", "others.json"}
 
 
 @pytest.mark.parametrize(
@@ -530,16 +562,15 @@ def test_a_change_that_nobody_announced_is_seen(folder: Path) -> None:
     log = LOG.format(added="", api=FIRST, old="")
     (folder / "names.json").write_text('{"a": 2}\n')
     assert complaints(folder, log) == ["names.json was changed without an announcement"]
-    ledger = json.loads((folder / "ledger.json").read_text())
-    ledger["names.json"].append({"sha256": digest('{"a": 2}\n'), "announced": FIRST})
-    (folder / "ledger.json").write_text(json.dumps(ledger))
-    assert "two changes are announced by one sentence" in complaints(folder, log)[0]
-    ledger["names.json"][-1]["announced"] = SECOND
-    (folder / "ledger.json").write_text(json.dumps(ledger))
-    assert "does not stand under Numerics or API" in complaints(folder, log)[0]
+    (change,) = json.loads((folder / "ledger.json").read_text())
+    forged = {"announced": FIRST, "moved": {"names.json": digest('{"a": 2}\n')}}
+    (folder / "ledger.json").write_text(json.dumps([change, forged]))
+    assert complaints(folder, log) == [f'two changes are announced by one sentence, "{FIRST}"']
+    (folder / "ledger.json").write_text(json.dumps([change, forged | {"announced": SECOND}]))
+    assert "not under Numerics or API" in complaints(folder, log)[0]
     assert not complaints(folder, LOG.format(added="", api=f"{FIRST} {SECOND}", old=""))
     (folder / "other.json").write_text("{}")
-    assert "other.json is in the ledger or in the folder" in complaints(folder, log)[0]
+    assert complaints(folder, log)[0] == "other.json is in the ledger or in the folder, but not in both"
 
 
 def test_the_list_of_what_moved() -> None:
