@@ -45,8 +45,8 @@ bench: $(DEV) ## speed and memory; the figures go to .benchmarks/latest.json too
 golden-matrix: ## by hand: golden tests over Python and torch versions (not there yet)
 	@echo "make: golden-matrix comes with a later release; 'make golden TORCH=<version>' runs one cell of it." >&2; exit 1
 
-mutation: ## by hand: mutation score of the golden tests (not there yet)
-	@echo "make: mutation comes with a later release; the planted bugs that every run checks are in tests/golden." >&2; exit 1
+mutation: $(DEV) ## by hand: mutation score of the golden tests, docs/mutation.md (at most 30 minutes)
+	$(PY) scripts/mutation.py --output docs/mutation.md
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -132,7 +132,7 @@ def native_files(folder: Path) -> object:
     return found
 
 
-COUNTS = (
+COUNTS = (400, 401, 559, 560, 719, 720, 721, 799, 800, 879, 880, 1039, 1040, 1041, 4079, 4080, 8001)
     400,
     401,
     559,
