@@ -378,6 +378,43 @@ def test_nobody_answers(target: Path) -> None:
     refused(gone.url + PATH, target, gone.url, "cannot be reached")
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [twists.status(404)],
+        [twists.status(403)],
+        [twists.page()],
+        [twists.redirect("ftp://example.org/")],
+        [twists.status(503)] * 5,
+        [twists.cut(100_000), *[twists.status(503)] * 4],
+        [twists.cut(100_000), twists.status(404)],
+        [twists.instead(CHANGED)] * 2,
+    ],
+    ids=range(8),
+)
+def test_what_a_mirror_fails_to_give_is_fetched_from_where_it_is(
+    server: Server, secure: Server, target: Path, answers: list[Twist], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its beginning: who knows whether the mirror had the same file?"""
+    monkeypatch.setenv("ZOO_MIRROR", f"{server.url}/mirror")
+    secure.files[PATH] = CONTENT
+    copy = f"/mirror/127.0.0.1:{secure.port}{PATH}"
+    server.files[copy] = CONTENT
+    server.twist(copy, *answers)
+    arrives(secure.url + PATH, target, sha256=SHA256)
+    assert len(server.requests) == len(server.of(copy)) == len(answers)
+    assert [request.headers["Range"] for request in secure.requests] == [None]
+    target.unlink()
+    arrives(secure.url + PATH, target)
+    assert len(secure.requests) == 1, "the mirror is asked first again"
+
+
+def test_a_server_without_ranges_that_always_breaks_off(server: Server, url: str, target: Path) -> None:
+    server.always(PATH, lambda request, answer: twists.cut(100_000)(request, twists.whole()(request, answer)))
+    refused(url, target, "the connection was lost")
+    assert len(server.requests) == _download.ATTEMPTS
+
+
 BASE64 = base64.b64encode(hashlib.sha256(CONTENT).digest()).decode()
 WRONG = "0" * 64
 
