@@ -172,7 +172,7 @@ def test_a_silent_server_is_left(
     monkeypatch.setattr(_download, "READ_TIMEOUT_S", 0.1)
     server.twist(PATH, silence(threading.Event()))
     arrives(url, target)
-    assert len(server.requests) == 2
+    assert len(server.requests) >= 2
 
 
 def test_a_slow_drip_is_dropped_and_continued(
@@ -182,7 +182,7 @@ def test_a_slow_drip_is_dropped_and_continued(
     monkeypatch.setattr(_download, "SLOW_BYTES_PER_S", 1_000_000)
     server.twist(PATH, twists.drip(1000, 0.01))
     arrives(url, target)
-    assert len(server.requests) == 2 and server.requests[1].headers["Range"]
+    assert len(server.requests) >= 2 and server.requests[1].headers["Range"]
 
 
 def test_a_drip_that_never_ends_is_given_up(
@@ -474,14 +474,12 @@ def test_the_hash_of_the_first_answer_counts(server: Server, other: Server, targ
 
 def test_a_swapped_part_is_noticed(server: Server, url: str, target: Path) -> None:
     """What lies there may have been changed before it is continued."""
-    stop = threading.Event()
-    server.twist(PATH, *[twists.cut(100_000)] + [twists.status(503)] * 9)
+    server.twist(PATH, twists.cut(100_000), *[twists.status(503)] * 9)
     refused(url, target)
     part = target.with_name("model.pt.part")
     assert part.stat().st_size == 100_000
     part.write_bytes(bytes(100_000))
-    server._twists.clear()
-    stop.set()
+    server.forget()
     arrives(url, target, sha256=SHA256)
 
 
@@ -498,10 +496,10 @@ def test_a_broken_note_about_a_part_is_nothing(server: Server, url: str, target:
 @pytest.mark.parametrize("length", [len(CONTENT), len(CONTENT) + 1])
 def test_a_part_as_long_as_the_file(server: Server, url: str, target: Path, length: int) -> None:
     """Killed after the last byte, before the file was in its place; or longer than the file is now."""
-    server.twist(PATH, *[twists.cut(100_000)] + [twists.status(503)] * 9)
+    server.twist(PATH, twists.cut(100_000), *[twists.status(503)] * 9)
     refused(url, target)
     target.with_name("model.pt.part").write_bytes((CONTENT + b"x")[:length])
-    server._twists.clear()
+    server.forget()
     arrives(url, target)
 
 
