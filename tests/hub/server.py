@@ -223,6 +223,11 @@ class Server:
         """What happens to every request of a path beyond those of `twist`."""
         self._always[path] = twist
 
+    def forget(self) -> None:
+        """Misbehave no more."""
+        self._twists.clear()
+        self._always.clear()
+
     def of(self, path: str) -> list[Request]:
         """Requests of a path."""
         return [request for request in self.requests if unquote(request.path) == path]

@@ -91,6 +91,16 @@ def test_a_transfer_that_fails_leaves_nothing(
     assert fetch("one") == 0
 
 
+def test_what_came_damaged_can_be_fetched_again(
+    server: Server, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fetch("damaged") == 1
+    assert "--refresh" in capsys.readouterr().err
+    server.files["/example.org/damaged.pt"] = HUBERT.read_bytes()
+    assert fetch("damaged", "--refresh") == 0
+    same_weights(zoo.load("damaged"), HUBERT)
+
+
 def test_some_fail(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The others are fetched all the same."""
     assert fetch("missing", "one", "damaged", "one", "--json") == 1

@@ -122,7 +122,8 @@ hf:org/repo@a[b hf:org/repo@{a} hf:org/repo@é hf:org/repo@a@b HF:org/repo hf:/e
 """.split()
 SPECS += [
     "hf:org/re po", "hf:org/re\npo", "hf:org/repo\n", "hf:org/re\0po", "hf: org/repo", "hf:org/repo ",
-    "hf:org/repo@a b", "hf:org/repo@a\nb", "hf:org/repo@\0", "hf:org/\udcff", "hf:" + "a" * 97 + "/repo", "hf:org/" + "a" * 100_000,
+    "hf:org/repo@a b", "hf:org/repo@a\nb", "hf:org/repo@\0", "hf:org/\udcff",
+    "hf:" + "a" * 97 + "/repo", "hf:org/" + "a" * 100_000,
     "hf:org/repo@" + "a" * 100_000, "hf:org/repo@" + "a/" * 90 + "b" * 40, "hf:org/\u202erepo",
     "hf:\uff0e\uff0e/repo", "hf:org/repo@\x1b[31m",
 ]  # fmt: skip
@@ -293,8 +294,14 @@ def hidden(cache: Path, *texts: str) -> None:
 
 
 def test_a_token_opens_a_private_repository(
-    hub: Server, other: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    hub: Server,
+    other: Server,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("DEBUG")
     hub.repositories["org/repo"] = Repository(folder(BASE), token=TOKEN)
     refused("hf:org/repo", "401", "HF_TOKEN")
     monkeypatch.setenv("HF_TOKEN", "hf_another")
@@ -304,7 +311,8 @@ def test_a_token_opens_a_private_repository(
     same_weights(zoo.load("hf:org/repo"), BASE)
     assert seen(hub) == {f"Bearer {TOKEN}"}, "also where the hub leads to itself"
     assert other.requests and seen(other) == {None}
-    hidden(cache, *capfd.readouterr())
+    hidden(cache, *capfd.readouterr(), caplog.text)
+    assert caplog.text, "what requests says to those who listen"
 
 
 def test_terms_that_were_not_accepted(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,7 +212,7 @@ def _is_writable(folder: Path) -> bool:
 def _network(cache_dir: Path | None) -> Iterator[Finding]:
     for kind, value in sorted(urllib.request.getproxies().items()):
         if kind in ("http", "https", "all"):
-            yield Finding("proxy", OK, f"{kind} goes through {_download.shown_url(value)}")
+            yield Finding("proxy", OK, f"{kind} goes through {_cache.shown_url(value)}")
         elif kind == "no":
             yield Finding("proxy", OK, f"none is used for {value}")
     try:
