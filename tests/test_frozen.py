@@ -32,6 +32,7 @@ import torch
 import zoo
 import zoo.__main__
 import zoo.convert
+import zoo.errors
 from tests.families import BASELINES, KINDS, tiny
 from tests.golden import generator
 from zoo._registry import families
@@ -324,7 +325,7 @@ def public(module: ModuleType) -> dict[str, Any]:
     return {name: getattr(module, name) for name in sorted(names)}
 
 
-MODULES = ("zoo", "zoo.testing", "zoo.compat.s3prl", "zoo.errors")
+MODULES = ("zoo", "zoo.testing", "zoo.compat.s3prl")
 
 
 def public_interface() -> object:
@@ -332,6 +333,7 @@ def public_interface() -> object:
     found: dict[str, Any] = {}
     objects = {f"{name}.{key}": value for name in MODULES for key, value in public(import_module(name)).items()}
     objects["zoo.convert.main"] = zoo.convert.main
+    objects |= {f"zoo.errors.{k}": v for k, v in public(zoo.errors).items() if inspect.isclass(v)}
     for family in families().values():
         for cls in reversed(family.model.__mro__):
             if cls.__module__.startswith("zoo."):
@@ -480,6 +482,17 @@ def test_nothing_moved(name: str, tmp_path: Path, request: pytest.FixtureRequest
     committed = path.read_text(encoding="utf-8")
     if text != committed:
         pytest.fail(f"{path.name} has moved:\n{moved(committed, text)}\n{HOW}", pytrace=False)
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of every command, whatever argparse's layout is."""
+    for program in PROGRAMS.values():
+        tree = options(parser_of(program))
+        for name, command in {"": tree, **tree.get("commands", {})}.items():
+            assert program.main([*filter(None, [name]), "--help"]) == 0
+            printed = capsys.readouterr().out
+            words = {word for argument in command["arguments"] for word in argument.split(", ")}
+            assert {word for word in words if word.startswith("-") and word not in printed} == set()
 
 
 def test_every_change_is_announced() -> None:
