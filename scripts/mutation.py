@@ -699,7 +699,8 @@ def main() -> int:
             raise SystemExit(
                 f"mutation: two runs of the unchanged code differ in {size}; nothing can be called equivalent"
             )
-    page = report(results, every, unexecuted(executed, every), time.monotonic() - begun)
+    minutes = (time.monotonic() - begun) / 60
+    page = report(results, every, unexecuted(executed, every), minutes=minutes, share=args.share)
     if args.output:
         args.output.write_text(page, encoding="utf-8")
     else:
@@ -709,73 +710,79 @@ def main() -> int:
 
 # --- the page ----------------------------------------------------------------------------------------------------
 
+PAGE = """# Mutation score of the golden tests
+
+**{caught} of {changing} faults that change an output are caught: {score:.1f} %.** {all} single-line faults in
+`zoo/layers` and `zoo/models`; {equivalent} of them change nothing.
+
+Written by `make mutation` (`scripts/mutation.py`), {date}, torch {torch}, Python {python}, {minutes:.0f} minutes.
+{numbers} were caught by a comparison of numbers, {exceptions} by an exception that they raised.
+
+The syntax trees give the faults: operators and comparisons exchanged, numbers and axes changed, negations, calls,
+summands, bounds, conditions, keywords and statements left out, arguments swapped, functions replaced. They are drawn
+with seed {seed}, from each file as many as {share} times the square root of what there is, evenly over functions and
+kinds, and joined by some made by hand. Not drawn from: docstrings, annotations, refusals, what acts in training, in
+traced graphs or on other devices alone, initial values, configurations and presets (`Finder` says how each is
+recognised), and lines that no golden test executes (listed below).
+
+Equivalent means: everything that the models return and that the tests compare, in every recorded case that executes
+the line, in float32, is the same bit for bit. Two runs of the unchanged code are the same bit for bit, too.
+
+| file | faults that the rules give | tried | caught | equivalent | missed |
+|---|---|---|---|---|---|
+"""
+
+
+def code(text: str) -> str:
+    """Text as code in a table."""
+    return "`" + text.replace("|", "\\|").replace("`", "'") + "`"
+
 
 def report(
-    results: list[Result], every: dict[str, list[Fault]], missing: dict[str, dict[str, int]], seconds: float
+    results: list[Result], every: dict[str, list[Fault]], missing: dict[str, dict[str, int]], **facts: Any
 ) -> str:
     """The page."""
     import torch
 
     count = Counter(result.verdict for result in results)
+    caught = [result for result in results if result.verdict == "caught"]
+    numbers = sum(result.outcome.error.startswith(("AssertionError", "assert")) for result in caught)
     changing = count["caught"] + count["missed"]
-    score = 100 * count["caught"] / changing if changing else 100.0
-    by_error = Counter(
-        "a comparison" if r.outcome.error.startswith(("AssertionError", "assert")) else "an exception"
-        for r in results if r.verdict == "caught"
-    )  # fmt: skip
-    code = lambda text: "`" + text.replace("|", "\\|").replace("`", "'") + "`"  # noqa: E731
-    lines = [
-        "# Mutation score of the golden tests",
-        "",
-        f"**{count['caught']} of {changing} faults that change an output are caught: {score:.1f} %.** "
-        f"{len(results)} single-line faults in `zoo/layers` and `zoo/models`; {count['equivalent']} change nothing.",
-        "",
-        f"Written by `make mutation` (`scripts/mutation.py`), {date.today().isoformat()}, torch {torch.__version__}, "
-        f"Python {sys.version_info.major}.{sys.version_info.minor}, {seconds / 60:.0f} minutes. {by_error['a comparison']} "
-        f"were caught by a comparison, {by_error['an exception']} by an exception that it raised.",
-        "",
-        "The syntax trees give the faults: operators and comparisons exchanged, numbers and axes changed, negations, calls,",
-        "summands, bounds, conditions, keywords and statements left out, arguments swapped, functions replaced. They are",
-        f"drawn with seed {SEED}, as many from a file as the square root of what there is, evenly over functions and kinds,",
-        "and joined by some made by hand. Not drawn from: docstrings, annotations, refusals, what acts in training, in",
-        "traced graphs or on other devices alone, initial values, configurations and presets (`Finder` says how each is",
-        "recognised), and lines that no golden test executes (listed below).",
-        "",
-        "Equivalent means: everything that the models return and that the tests compare, over all recorded cases in",
-        "float32, is the same bit for bit. Two runs of the unchanged code are the same bit for bit, too.",
-        "",
-        "| file | faults that the rules give | tried | caught | equivalent | missed |",
-        "|---|---|---|---|---|---|",
-    ]
+    page = PAGE.format(
+        caught=count["caught"],
+        changing=changing,
+        score=100 * count["caught"] / max(changing, 1),
+        all=len(results),
+        equivalent=count["equivalent"],
+        date=date.today().isoformat(),
+        torch=torch.__version__,
+        python=".".join(map(str, sys.version_info[:2])),
+        numbers=numbers,
+        exceptions=len(caught) - numbers,
+        seed=SEED,
+        **facts,
+    )
     for path in every:
         mine = Counter(result.verdict for result in results if result.fault.path == path)
         if every[path] or mine:
-            lines.append(
-                f"| `{path}` | {len(every[path])} | {sum(mine.values())} | {mine['caught']} | {mine['equivalent']} | "
-                f"{mine['missed']} |"
-            )
-    for verdict, title in (("missed", "Missed"), ("equivalent", "Equivalent"), ("caught", "Caught")):
+            figures = (len(every[path]), sum(mine.values()), mine["caught"], mine["equivalent"], mine["missed"])
+            page += f"| `{path}` | {' | '.join(map(str, figures))} |\n"
+    for verdict, title, last in (
+        ("missed", "Missed", "changes"),
+        ("equivalent", "Equivalent", ""),
+        ("caught", "Caught", "by"),
+    ):
         mine_too = [result for result in results if result.verdict == verdict]
-        if not mine_too:
-            continue
-        last = {"missed": "changes", "equivalent": "", "caught": "by"}[verdict]
-        lines += ["", f"## {title}", "", f"| place | kind | fault | {last} |", "|---|---|---|---|"]
+        if mine_too:
+            page += f"\n## {title}\n\n| place | kind | fault | {last} |\n|---|---|---|---|\n"
         for r in mine_too:
-            words = {"missed": r.size, "equivalent": "", "caught": r.outcome.test.removeprefix("tests/golden/")}[
-                verdict
-            ]
-            lines.append(f"| `{r.fault.path}:{r.fault.line}` | {r.fault.kind} | {code(r.fault.shown)} | "
-                         f"{code(words or r.outcome.error) if verdict != 'equivalent' else ''} |")  # fmt: skip
-    lines += [
-        "",
-        "## Lines that no golden test executes",
-        "",
-        "Function, and how many faults the rules give there.",
-        "",
-    ]
+            end = r.size or r.outcome.test.removeprefix("tests/golden/") or r.outcome.error
+            place = f"`{r.fault.path}:{r.fault.line}`"
+            page += f"| {place} | {r.fault.kind} | {code(r.fault.shown)} | {code(end) if end else ''} |\n"
+    page += "\n## Lines that no golden test executes\n\nFunction, and how many faults the rules give there.\n\n"
     for path, scopes in missing.items():
-        lines.append(f"- `{path}`: " + ", ".join(f"`{scope}` {n}" for scope, n in sorted(scopes.items())))
-    return "\n".join(lines) + "\n"
+        page += f"- `{path}`: " + ", ".join(f"`{scope}` {n}" for scope, n in sorted(scopes.items())) + "\n"
+    return page
 
 
 if __name__ == "__main__":

@@ -192,6 +192,11 @@ def compare(case: Case, model: Model, names: Mapping[str, str]) -> Comparison:
     wave = waves[0].clone().requires_grad_()
     out = model(wave[None])
     _check_gradients(result, want, model, names, "", [wave], [state[0] for state in out.hidden_states])
+    # Those of an utterance alone are those of it in a batch whose padding holds anything.
+    wave = waves[0].clone().requires_grad_()
+    batch = nn.utils.rnn.pad_sequence([wave, *waves[1:]], batch_first=True, padding_value=float("nan"))
+    states = [state[0, : frames["single"][0]] for state in model(batch, lengths).hidden_states]
+    _check_gradients(result, want, model, names, "", [wave], states)
 
     if "padded/loss" not in want:
         return result
@@ -207,6 +212,22 @@ def check_layers(result: Comparison, model: Model, wave: Tensor, want: Mapping[s
     """Some hidden states, in an order of the caller's."""
     for state, k in zip(model(wave[None], layers=[-1, 0]).hidden_states, (depth, 0), strict=True):
         result.check(f"single0/{k}", state[0], want[f"single0/{k}"])
+
+
+@torch.enable_grad()
+def check_silence(result: Comparison, model: Model) -> None:
+    """The shortest utterances have as many frames as is foretold; in silence every gradient is a number."""
+    least, hop = model.min_samples, model.hop_length
+    shape = (model.config.width,) if model.takes == "features" else ()
+    for n in (least, least + 1, least + hop - 1, least + hop):
+        silence = torch.zeros(1, n, *shape, requires_grad=True)
+        out = model(silence)
+        states = out.hidden_states or (out.logits,)
+        if not out.lengths.tolist() == [model.frame_count(n)] == [states[0].shape[1]] != [model.frame_count(least - 1)]:
+            result.failures.append(f"silence: {model.frame_count(n)} frames are foretold, and {out.lengths} come")
+    (gradient,) = torch.autograd.grad(sum(state.sum() for state in states), silence)
+    if not all(state.isfinite().all() for state in (gradient, *states)):
+        result.failures.append("silence: a state or the gradient is not finite")
 
 
 def _check_gradients(

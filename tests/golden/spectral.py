@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import zoo
 from tests.golden import generator
-from tests.golden.compare import SLICE, Case, Comparison, check_layers
+from tests.golden.compare import SLICE, Case, Comparison, check_layers, check_silence
 from zoo.layers import spectral
 from zoo.models._family import Model
 
@@ -156,6 +156,9 @@ def compare_baselines() -> Comparison:
             # s3prl leaves out what it takes for padding at the end; here those frames are zero.
             result.check(f"single{i}/{name}", alone[0, ::4][: len(want)], want, "transform", unit)
             result.check(f"exact{i}/{name}", batch[i, ::4][: len(want)], want, "transform", unit)
+            if batch[i, model.frame_count(len(wave)) :].any():
+                result.failures.append(f"exact{i}/{name}: padded frames that are not zero")
+        check_silence(result, model)
         model.padding = "reference"
         want = case.arrays[f"{name}/padded"]
         got = model(clean, lengths).hidden_states[0][:, ::4][:, : want.shape[1]]
