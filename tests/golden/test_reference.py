@@ -37,7 +37,7 @@ def test_every_released_architecture_is_covered(tmp_path: Path) -> None:
 
 
 def test_the_reshape_rule_is_fairseqs() -> None:
-    """A frame is padded when all samples of its stretch are: `forward_padding_mask` of fairseq's HuBERT, written out."""
+    """A frame is padded when all samples of its stretch are: fairseq's `forward_padding_mask`, written out."""
     for samples, frames in ((4000, 12), (4160, 13), (977, 3)):
         counts = tuple(range(samples // 2, samples + 1))
         lengths = torch.tensor(counts)
