@@ -86,7 +86,8 @@ def check(model: Model, path: str | os.PathLike[str]) -> dict[str, float]:
         InputError: when the object is no model of the zoo.
     """
     recorded = read(path)
-    return compare(fingerprint(model, logits="logits" in recorded.get("exact", ())), recorded)
+    outputs = recorded.get("exact")
+    return compare(fingerprint(model, logits=isinstance(outputs, dict) and "logits" in outputs), recorded)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         with Path(path).open("rb") as file:
-            content = json.loads(file.read(MAX_BYTES + 1)[:MAX_BYTES])
+            content = json.loads(file.read(MAX_BYTES))
     except OSError as error:
         raise FingerprintError(
             f"{path} cannot be read ({error.strerror}); give a file that zoo.testing.record wrote"
@@ -260,9 +261,13 @@ def _stages(model: Model, inputs: Sequence[Tensor], logits: bool) -> dict[str, l
         given["logits"] = out.logits
     stages = {name: [x[i, :n] for i, n in enumerate(out.lengths.tolist())] for name, x in given.items()}
     for name, parts in stages.items():
-        if not all(bool(x.isfinite().all()) for x in parts):
-            raise FingerprintError(f"{name} of the model is not finite on the built-in input; there is nothing to pin")
+        _check_finite(name, parts)
     return stages
+
+
+def _check_finite(stage: str, parts: Sequence[Tensor]) -> None:
+    if not all(bool(x.isfinite().all()) for x in parts):
+        raise FingerprintError(f"{stage} is not finite on the built-in input: there is nothing to pin or to compare")
 
 
 def _gradients(scalar: Tensor, model: Model, leaves: list[Tensor]) -> dict[str, list[Tensor]]:
@@ -270,7 +275,10 @@ def _gradients(scalar: Tensor, model: Model, leaves: list[Tensor]) -> dict[str, 
     named = {n: p for n, p in model.named_parameters() if p.is_floating_point() and not n.startswith(HEADS)}
     found = torch.autograd.grad(scalar, [*leaves, *named.values()], allow_unused=True)
     result = {"": [x for x in found[: len(leaves)] if x is not None]}
-    return result | {name: [x] for name, x in zip(named, found[len(leaves) :]) if x is not None}
+    result |= {name: [x] for name, x in zip(named, found[len(leaves) :]) if x is not None}
+    for name, parts in result.items():
+        _check_finite(f"the gradient of {name or 'the input'}", parts)
+    return result
 
 
 def _names(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -362,7 +370,7 @@ def _compare(found: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str,
     names = [(module, leaf) for module, leaves in found[TENSORS].items() for leaf in leaves]
     for module, leaf in names:
         weight, was = found[TENSORS][module][leaf][0], recorded[TENSORS][module][leaf][0]
-        result.near("weights", f"{_joined(module, leaf)}", weight, was, abs(was))
+        result.near("weights", _joined(module, leaf), weight, was, abs(was))
     for mode in ("exact", "reference"):
         if "logits" in recorded[mode] and "logits" not in found[mode]:
             raise FingerprintError("logits were recorded, but the model gives none; load it with heads=True")
