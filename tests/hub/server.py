@@ -185,6 +185,7 @@ class Server:
     Attributes:
         files: path -> content. A path is what stands in the address, unquoted; a `Path` is read when asked for.
         repositories: "org/name" -> what the hub has.
+        anything: what is at every other path; None: nothing.
         cdn: the server to which the hub sends for weights.
         requests: everything that came in, in its order.
     """
@@ -192,6 +193,7 @@ class Server:
     def __init__(self, *, tls: bool = False) -> None:
         self.files: dict[str, bytes | Path] = {}
         self.repositories: dict[str, Repository] = {}
+        self.anything: bytes | None = None
         self.cdn: Server = self
         self.requests: list[Request] = []
         self.stopped = threading.Event()
@@ -248,7 +250,7 @@ class Server:
         return answer if twist is None else twist(request, answer)
 
     def _proper(self, request: Request, path: str) -> Answer:
-        content = self.files.get(path)
+        content = self.files.get(path, self.anything)
         if content is not None:
             return _serve(content if isinstance(content, bytes) else memoryview(content.read_bytes()), request)
         return self._hub(request) or Answer(404, body=b"Not Found\n").saying(Content_Type="text/plain")
