@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.golden import generator
+from tests.golden import generator, store
 from zoo.converters import open_conversion
 from zoo.models._family import Model
 
@@ -85,8 +85,7 @@ class Case:
     @classmethod
     def read(cls, name: str) -> Case:
         """Read a case by its name."""
-        with np.load(DATA / f"{name}.npz") as arrays:
-            return cls(name, json.loads((DATA / f"{name}.json").read_text()), dict(arrays))
+        return cls(name, json.loads((DATA / f"{name}.json").read_text()), store.read(DATA / f"{name}.npz"))
 
     def checkpoint(self, folder: Path) -> Path:
         """The weights as a checkpoint in the reference's own layout and names."""
