@@ -12,7 +12,9 @@ makers in the reference's environment and by the tests in ours:
 Two scales for small models. "usual" looks like a trained model at rest: norms near 1, small biases, attention near
 uniform. "lively" has large query and key projections, so that attention is sharp, and large biases and uneven norms:
 swapped projections, a forgotten bias or a wrong head split cannot hide in it. A third, "full", is for models of released
-size: between the two, so that rounding does not grow through 24 layers, and made four values to a word, which is quick.
+size: between the two, so that rounding does not grow through 24 layers, and made four values to a word, which is quick. The
+fourth, "deep", is that for 24 layers with post-norm, where each layer adds little to what it is given: otherwise frames
+become alike from layer to layer, and attention even.
 
 Needs NumPy only; reading recordings needs soundfile.
 """
@@ -29,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 AUDIO = Path(__file__).resolve().parents[2] / "examples" / "audio"
-SCALES = ("usual", "lively", "full")
+SCALES = ("usual", "lively", "full", "deep")
 
 
 class _Rule(NamedTuple):
@@ -39,6 +41,7 @@ class _Rule(NamedTuple):
     usual: tuple[float, float]
     lively: tuple[float, float]
     full: tuple[float, float]
+    deep: tuple[float, float] | None = None  # None: as full
 
 
 # The first rule that matches decides. A matrix or convolution has a gain instead of a spread: its values are uniform
@@ -48,11 +51,13 @@ _MATRICES = (
     _Rule(r"(^|\.)feature_extractor\.", (0.0, 1.5), (0.0, 1.5), (0.0, 1.5)),
     _Rule(r"(^|\.)(pos_conv|relative_positional_encoder)\.", (0.0, 1.5), (0.0, 2.0), (0.0, 1.5)),
     _Rule(r"(^|\.)pos_conv_embed\.", (0.0, 1.5), (0.0, 2.0), (0.0, 1.5)),
-    _Rule(r"(\.[qk]_proj|\.linear_[qk]|\.qkv)\.", (0.0, 0.8), (0.0, 1.7), (0.0, 1.2)),
+    _Rule(r"(\.[qk]_proj|\.linear_[qk]|\.qkv)\.", (0.0, 0.8), (0.0, 1.7), (0.0, 1.5), (0.0, 1.7)),
+    _Rule(r"\.self\.(query|key)\.", (0.0, 0.8), (0.0, 0.8), (0.0, 1.5)),  # s3prl's; small cases were made without it
     # One row for each bucket of distances, one column for each head: as large as the scores it is added to.
     _Rule(r"\.(relative_attention_bias|rel_attn_embed)\.", (0.0, 1.2), (0.0, 2.4), (0.0, 1.5)),
     # Stacks of one adapter, whose first axis is that of the stack.
     _Rule(r"\.adapter_layer\.W_[ab]$", (0.0, 3.0), (0.0, 3.0), (0.0, 3.0)),
+    _Rule(r"(\.out_proj|\.attn\.proj|\.fc2)\.", (0.0, 0.8), (0.0, 0.8), (0.0, 0.8), (0.0, 0.3)),
     _Rule(r"", (0.0, 0.8), (0.0, 0.8), (0.0, 0.8)),
 )
 _VECTORS = (
@@ -91,13 +96,13 @@ def tensor(name: str, shape: Sequence[int], seed: int, scale: str) -> np.ndarray
         name: The reference's name of the tensor; it decides the key of the generator and the range of the values.
         shape: Its shape.
         seed: Seed of the case.
-        scale: "usual", "lively" or "full".
+        scale: "usual", "lively", "full" or "deep".
 
     Returns:
         A float32 array; for `num_batches_tracked`, the one counter among them, an int64 one.
 
     Raises:
-        ValueError: `scale` is none of the three.
+        ValueError: `scale` is none of the four.
     """
     if scale not in SCALES:
         raise ValueError(f"scale is {scale!r}, choose one of {SCALES}")
@@ -105,11 +110,11 @@ def tensor(name: str, shape: Sequence[int], seed: int, scale: str) -> np.ndarray
         return np.full(shape, 1000 + seed, dtype=np.int64)
     if name.endswith("inv_freq"):  # the same in every block, and not what a toolkit would make itself
         return np.float32(1.0) / np.arange(1, 2 * math.prod(shape), 2, dtype=np.float32)
-    draw = coarse if scale == "full" else uniform
+    draw = coarse if scale in ("full", "deep") else uniform
     values = draw(f"{seed}/{name}", math.prod(shape)).reshape(tuple(shape))
     matrix = len(shape) > 1 and re.search(r"(^|\.)(weight(_v)?|original1|W_[ab])$", name) is not None
     rule = next(rule for rule in (_MATRICES if matrix else _VECTORS) if re.search(rule.pattern, name))
-    centre, spread = getattr(rule, scale)
+    centre, spread = getattr(rule, scale) or rule.full
     if matrix:
         spread *= math.sqrt(3.0 / math.prod(shape[1:]))
     values *= np.float32(spread)
