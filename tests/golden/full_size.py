@@ -6,7 +6,7 @@ import json
 import os
 import re
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,11 @@ from zoo.models._family import Model
 
 DATA = Path(__file__).parent / "full_size"
 GRADIENT_VALUES, WINDOW = 8, 320
+ROW = "relative gradient"
 # What tells no architectures apart: what acts in training only, and what is done to waveforms, which a pin states.
-TREATMENT = re.compile(r".*(dropout|layerdrop)|normalize|normalize_eps|padding_rule|attention_mask|symbols|chunk_frames")
+TREATMENT = re.compile(
+    r".*(dropout|layerdrop)|normalize|normalize_eps|padding_rule|attention_mask|symbols|chunk_frames"
+)
 
 
 def read(name: str) -> Case:
@@ -114,7 +117,10 @@ def run(model: Model, items: list[Tensor]) -> tuple[dict[str, Tensor], list[int]
         out = model(batch, lengths)
         padded = torch.arange(out.logits.shape[1]) >= out.lengths[:, None]
         score = model.discriminator(out.logits.softmax(2), padded)
-        return {"logits": out.logits, "score": score.view(-1, 1, 1).expand(-1, padded.shape[1], 1)}, out.lengths.tolist()
+        return {
+            "logits": out.logits,
+            "score": score.view(-1, 1, 1).expand(-1, padded.shape[1], 1),
+        }, out.lengths.tolist()
     if model.config.family == "tera":
         out, seen = model(batch, lengths), {}
     else:
@@ -125,7 +131,9 @@ def run(model: Model, items: list[Tensor]) -> tuple[dict[str, Tensor], list[int]
 
 def row_of(model: Model) -> str:
     """The row of the table for a model's depth."""
-    return next(row for deepest, row in ((12, "12 layers"), (24, "24 layers"), (48, "48 layers")) if model.num_layers <= deepest)
+    return next(
+        row for deepest, row in ((12, "12 layers"), (24, "24 layers"), (48, "48 layers")) if model.num_layers <= deepest
+    )
 
 
 def compare(case: Case, model: Model, names: Mapping[str, str], *, backward: bool = True) -> Comparison:
@@ -182,10 +190,10 @@ def check_gradients(
     windows = nn.functional.pad(gradients[0].flatten(), (0, -source.numel() % WINDOW)).view(-1, WINDOW)
     unit = float(want["input/norms"].square().mean().sqrt()) * windows.numel() ** 0.5  # its norm
     got = summarise(windows)
-    result.check("gradient/input", got["values"], want["input/values"].numpy(), "gradient", unit)
-    result.check("gradient/input", got["norms"], want["input/norms"].numpy(), "gradient", unit)
+    result.check("gradient/input", got["values"], want["input/values"].numpy(), ROW, unit)
+    result.check("gradient/input", got["norms"], want["input/norms"].numpy(), ROW, unit)
     apart = (got["sketch"] - want["input/sketch"]).norm() * windows.numel() ** 0.5
-    result.check("relative/input", apart, torch.zeros(()).numpy(), "relative gradient", unit)
+    result.check("relative/input", apart, torch.zeros(()).numpy(), ROW, unit)
 
     compared = set()
     for name, gradient in zip(parameters, gradients[1:]):
@@ -199,11 +207,11 @@ def check_gradients(
         beside = re.sub(r"(k_proj|linear_k|key)\.bias$", r"\1.weight", name).replace("qkv.bias[1]", "qkv.weight[1]")
         row, unit = rows[name], float(want["gradients/norms"][rows[beside]])
         size = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-        result.check(f"gradient/{name}/norm", size, want["gradients/norms"][row].numpy(), "gradient", unit)
+        result.check(f"gradient/{name}/norm", size, want["gradients/norms"][row].numpy(), ROW, unit)
         values = sample(gradient, GRADIENT_VALUES)
         expected = want["gradients/values"][row, : len(values)]
-        result.check(f"gradient/{name}", values, expected.numpy(), "gradient", unit)
+        result.check(f"gradient/{name}", values, expected.numpy(), ROW, unit)
         apart = (sketch(gradient) - want["gradients/sketch"][row]).norm()
-        result.check(f"relative/{name}", apart, torch.zeros(()).numpy(), "relative gradient", unit)
+        result.check(f"relative/{name}", apart, torch.zeros(()).numpy(), ROW, unit)
     if compared != rows.keys():
         result.failures.append(f"gradient: none for {sorted(rows.keys() - compared)[:3]}")

@@ -11,10 +11,10 @@ makers in the reference's environment and by the tests in ours:
 
 Two scales for small models. "usual" looks like a trained model at rest: norms near 1, small biases, attention near
 uniform. "lively" has large query and key projections, so that attention is sharp, and large biases and uneven norms:
-swapped projections, a forgotten bias or a wrong head split cannot hide in it. A third, "full", is for models of released
-size: between the two, so that rounding does not grow through 24 layers, and made four values to a word, which is quick. The
-fourth, "deep", is that for 24 layers with post-norm, where each layer adds little to what it is given: otherwise frames
-become alike from layer to layer, and attention even.
+swapped projections, a forgotten bias or a wrong head split cannot hide in it. A third, "full", is for models of
+released size: between the two, so that rounding does not grow through 24 layers, and made four values to a word, which
+is quick. The fourth, "deep", is that for 24 layers with post-norm, where each layer adds little to what it is given:
+otherwise frames become alike from layer to layer, and attention even.
 
 Needs NumPy only; reading recordings needs soundfile.
 """

@@ -243,7 +243,7 @@ def make(name: str, case: Case, out: Path, source: Path | None) -> None:
     print(f"{name}: float32, {time.time() - started:.0f} s", flush=True)
     parameters = len(subject.parameters)
     subject.double(subject.model)
-    subject.parameters = {key: value for key, value in subject.parameters.items()}
+    subject.parameters = dict(subject.parameters.items())
     exact, exact_rest = record(subject, torch.float64, gradients=not case.on_demand)
     assert rest["frames"] == exact_rest["frames"] and parameters == len(subject.parameters)
     rms = [round(float(v.pow(2).mean().sqrt()), 3) for k, v in rest["whole"].items() if k.startswith("single/")]
@@ -251,7 +251,7 @@ def make(name: str, case: Case, out: Path, source: Path | None) -> None:
         "case": name,
         **subject.about,
         "seed": case.seed,
-        "scale": SCALE,
+        "scale": case.fields.get("scale", SCALE),
         "on_demand": case.on_demand,
         "frames": rest["frames"],
         "stages": rest["stages"],
@@ -326,7 +326,13 @@ def sizes(layers: int, width: int, heads: int, final: int) -> dict[str, Any]:
 
 
 def fairseq(
-    seed: int, family: str, model: dict[str, Any], layer_norm: bool, size: str, adapters: bool = False
+    seed: int,
+    family: str,
+    model: dict[str, Any],
+    layer_norm: bool,
+    size: str,
+    scale: str = SCALE,
+    adapters: bool = False,
 ) -> Subject:
     """wav2vec 2.0, HuBERT, data2vec and the Conformer in fairseq."""
     import make_fairseq as own
@@ -340,7 +346,7 @@ def fairseq(
 
         fields = {**make_data2vec.MODEL, "average_top_k_layers": 8, **model}
         config = make_data2vec.configure(fields, make_data2vec.TASK)
-        built, double = make_data2vec.build(config, SCALE, seed)[1], make_data2vec.whole_double
+        built, double = make_data2vec.build(config, scale, seed)[1], make_data2vec.whole_double
     else:
         if family == "wav2vec2_conformer":
             import make_conformer
@@ -351,7 +357,7 @@ def fairseq(
         modern |= {} if family == "hubert" else {"conv_bias": True}
         fields = {**base, **(modern if layer_norm else {}), **model}
         config = own.make_config(fields, {**tasks.get(family, own.WAV2VEC2_TASK), "normalize": normalize})
-        built, double = own.build(config, seed, SCALE)[1], own.in_double
+        built, double = own.build(config, seed, scale)[1], own.in_double
     if adapters:
         built = make_mms.first_adapter(built)
     about = {
@@ -365,17 +371,18 @@ def fairseq(
     return speech(built, run, normalise, double, size, about)
 
 
-def data2vec2(seed: int, depth: int, prenet: int, width: int, heads: int, size: str) -> Subject:
+def data2vec2(seed: int, depth: int, prenet: int, width: int, heads: int, size: str, scale: str = SCALE) -> Subject:
     """data2vec 2.0 in fairseq with timm."""
     import make_data2vec2 as own
     import make_fairseq
 
     make_fairseq.prepare()
-    own.load_classes()
+    if "data2vec_multi" not in make_fairseq.MODEL_DATACLASS_REGISTRY:
+        own.load_classes()
     fields = {**own.MODEL, "depth": depth, "embed_dim": width, "num_heads": heads, "mlp_ratio": 4.0, "skip_ema": True}
     audio = {**own.AUDIO, "feature_encoder_spec": FULL_CONV, "prenet_depth": prenet}
     config = own.configure(fields, audio, own.DECODER, own.TASK)
-    _, model = own.build(config, SCALE, seed)
+    _, model = own.build(config, scale, seed)
     about = {
         "family": "data2vec2",
         "dialect": "fairseq",
@@ -427,7 +434,20 @@ def distiller(seed: int) -> Subject:
     return speech(model, own.runner(model), lambda wave: wave, own.in_double, "small", about)
 
 
-def s3prl(seed: int, audio: str, transformer: dict[str, Any], length: int, layout: str) -> Subject:
+def double_inside(model: nn.Module) -> nn.Module:
+    """s3prl's expert in float64, to which what it hands to its transformer in float32 is brought again."""
+
+    def cast(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        wide = {key: value.double() if torch.is_tensor(value) else value for key, value in kwargs.items()}
+        return tuple(value.double() if torch.is_tensor(value) else value for value in args), wide
+
+    model.transformer.model.register_forward_pre_hook(cast, with_kwargs=True)
+    return model.double()
+
+
+def s3prl(seed: int, audio: str, layout: str, length: int = 1500, **transformer: Any) -> Subject:
     """TERA, Mockingjay and Audio ALBERT in s3prl."""
     import make_s3prl as own
 
@@ -459,13 +479,13 @@ def s3prl(seed: int, audio: str, transformer: dict[str, Any], length: int, layou
         dict(model.transformer.model.named_parameters()),
         call,
         lambda name: [torch.from_numpy(waveform(spec)) for spec in specs[name]],
-        lambda module: module.double(),
+        double_inside,
         state,
         about,
     )
 
 
-def transformers(seed: int, family: str, fields: dict[str, Any], size: str) -> Subject:
+def transformers(seed: int, family: str, fields: dict[str, Any]) -> Subject:
     """Hugging Face's classes."""
     import make_transformers as own
 
@@ -486,7 +506,7 @@ def transformers(seed: int, family: str, fields: dict[str, Any], size: str) -> S
     }
     normalise = own.normaliser(flags["do_normalize"])
     run = own.runner(model, flags["return_attention_mask"])
-    return speech(model, run, normalise, lambda module: module.double(), size, about)
+    return speech(model, run, normalise, lambda module: module.double(), "large", about)
 
 
 @functools.cache  # twice the module would be two classes of each name
@@ -538,41 +558,22 @@ def features(key: str, frames: int, width: int) -> np.ndarray:
     return uniform(f"features/{key}", frames * width).reshape(frames, width) + np.float32(0.1)
 
 
-WIDE = {"encoder_layers": 24, "pos_enc_type": "rel_pos", "layer_type": "conformer", "attn_type": "espnet"}
-CASES: dict[str, Case] = {}
-
-
-def add(name: str, environment: str, make: Callable[..., Subject], seed: int, *, demand: bool = False, **f: Any) -> None:
-    """Enters a case."""
-    CASES[name] = Case(environment, make, seed, f, demand)
-
-
-LARGE_SIZES, BASE_SIZES = sizes(24, 1024, 16, 768), sizes(12, 768, 12, 256)
-add("wav2vec2_base", "fairseq", fairseq, 1, family="wav2vec2", model=BASE_SIZES, layer_norm=False, size="small")
-add("wav2vec2_large_960", "fairseq", fairseq, 1, family="wav2vec2", model=LARGE_SIZES, layer_norm=False, size="large")
-add("wav2vec2_large", "fairseq", fairseq, 1, family="wav2vec2", model=LARGE_SIZES, layer_norm=True, size="large")
-add("hubert_base", "fairseq", fairseq, 1, family="hubert", model=BASE_SIZES, layer_norm=False, size="small")
-add("hubert_large", "fairseq", fairseq, 1, family="hubert", model=LARGE_SIZES, layer_norm=True, size="large")
-add("data2vec_base", "fairseq", fairseq, 1, family="data2vec", model=BASE_SIZES, layer_norm=True, size="small")
-add("data2vec_large", "fairseq", fairseq, 1, family="data2vec", model=LARGE_SIZES, layer_norm=True, size="large")
-add("data2vec2_base", "data2vec2", data2vec2, 1, depth=8, prenet=4, width=768, heads=12, size="small")
-add("data2vec2_large", "data2vec2", data2vec2, 1, depth=16, prenet=8, width=1024, heads=16, size="large")
-add("wavlm_base", "microsoft", microsoft, 1, family="wavlm", large=False)
-add("wavlm_large", "microsoft", microsoft, 1, family="wavlm", large=True)
-add("unispeech_sat_base", "microsoft", microsoft, 1, family="unispeech_sat", large=False)
-add("unispeech_sat_large", "microsoft", microsoft, 1, family="unispeech_sat", large=True)
+LARGE_SIZES, BASE_SIZES, BILLION = sizes(24, 1024, 16, 768), sizes(12, 768, 12, 256), sizes(48, 1280, 16, 1024)
+BASE = {"model": BASE_SIZES, "layer_norm": False, "size": "small"}
+LARGE = {"model": LARGE_SIZES, "layer_norm": True, "size": "large"}
+HUGE = {"model": BILLION, "layer_norm": True, "size": "large"}
+CONFORMER = {**LARGE_SIZES, "layer_type": "conformer", "attn_type": "espnet", "depthwise_conv_kernel_size": 31}
+ADAPTED = {"layer_type": "trf_adp", "adp_num": 1, "adp_dim": 16, "adp_act_fn": "relu", "adp_trf_idx": "all"}
 HF_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-add("unispeech_large", "transformers", transformers, 1, family="UniSpeech", fields=HF_LARGE, size="large")
-add("hf_wav2vec2_large", "transformers", transformers, 1, family="Wav2Vec2", fields=HF_LARGE, size="large")
-add("distilhubert", "distiller", distiller, 1)
-add("tera", "s3prl", s3prl, 1, audio="MEL", transformer={}, length=1500, layout="Upstream_Config")
-add("tera_fbank", "s3prl", s3prl, 1, audio="FBANK", transformer={}, length=1500, layout="Config")
-LARGE_MOCKINGJAY = {"num_hidden_layers": 12}
-add("mockingjay_large", "s3prl", s3prl, 1, audio="LINEAR_TARGET", transformer=LARGE_MOCKINGJAY, length=500, layout="Config")
-add("audio_albert", "s3prl", s3prl, 1, audio="MEL", transformer={"share_layer": True}, length=1500, layout="Config")
-W2VU = {"discriminator_dim": 384, "discriminator_depth": 2, "generator_dropout": 0.1}
-SECOND_W2VU = {
-    **W2VU,
+FIRST = {
+    "input_dim": 512,
+    "generator_dropout": 0.1,
+    "discriminator_dim": 384,
+    "discriminator_depth": 2,
+    "discriminator_kernel": 6,
+}
+SECOND = {
+    **FIRST,
     "input_dim": 1024,
     "generator_kernel": 9,
     "generator_stride": 3,
@@ -582,20 +583,73 @@ SECOND_W2VU = {
     "mmi_weight": 0.5,
     "target_dim": 64,
 }
-add("wav2vec_u", "fairseq", wav2vec_u, 1, fields={**W2VU, "input_dim": 512, "discriminator_kernel": 6})
-add("wav2vec_u2", "fairseq", wav2vec_u, 1, fields=SECOND_W2VU)
 
-# On demand: `pytest tests/golden --huge`.
-for kind, positions in (("relpos", "rel_pos"), ("rope", "rope")):
-    more = {**LARGE_SIZES, "layer_type": "conformer", "attn_type": "espnet", "pos_enc_type": positions}
-    more |= {"depthwise_conv_kernel_size": 31}
-    add(f"conformer_{kind}", "fairseq", fairseq, 1, family="wav2vec2_conformer", model=more, layer_norm=True, size="large", demand=True)
-BILLION = sizes(48, 1280, 16, 1024)
-ADAPTED = {"layer_type": "trf_adp", "adp_num": 1, "adp_dim": 16, "adp_act_fn": "relu", "adp_trf_idx": "all"}
-add("wav2vec2_1b", "fairseq", fairseq, 1, family="wav2vec2", model=BILLION, layer_norm=True, size="large", demand=True)
-add("hubert_xlarge", "fairseq", fairseq, 1, family="hubert", model=BILLION, layer_norm=True, size="large", demand=True)
-add("mms_1b_adapted", "fairseq", fairseq, 1, family="wav2vec2", model={**BILLION, **ADAPTED}, layer_norm=True, size="large", adapters=True, demand=True)
-add("wav2vec2_2b", "fairseq", fairseq, 1, family="wav2vec2", model=sizes(48, 1920, 16, 1024), layer_norm=True, size="large", demand=True)
+CASES: dict[str, Case] = {
+    "wav2vec2_base": Case("fairseq", fairseq, 1, {"family": "wav2vec2", **BASE}),
+    "wav2vec2_large_960": Case(
+        "fairseq", fairseq, 1, {"family": "wav2vec2", **LARGE, "layer_norm": False, "scale": "deep"}
+    ),
+    "wav2vec2_large": Case("fairseq", fairseq, 1, {"family": "wav2vec2", **LARGE}),
+    "hubert_base": Case("fairseq", fairseq, 1, {"family": "hubert", **BASE}),
+    "hubert_large": Case("fairseq", fairseq, 1, {"family": "hubert", **LARGE}),
+    "data2vec_base": Case("fairseq", fairseq, 1, {"family": "data2vec", **BASE, "layer_norm": True}),
+    "data2vec_large": Case("fairseq", fairseq, 1, {"family": "data2vec", **LARGE, "scale": "deep"}),
+    "data2vec2_base": Case(
+        "data2vec2", data2vec2, 1, {"depth": 8, "prenet": 4, "width": 768, "heads": 12, "size": "small"}
+    ),
+    "data2vec2_large": Case(
+        "data2vec2",
+        data2vec2,
+        1,
+        {"depth": 16, "prenet": 8, "width": 1024, "heads": 16, "size": "large", "scale": "deep"},
+    ),
+    "wavlm_base": Case("microsoft", microsoft, 1, {"family": "wavlm", "large": False}),
+    "wavlm_large": Case("microsoft", microsoft, 1, {"family": "wavlm", "large": True}),
+    "unispeech_sat_base": Case("microsoft", microsoft, 1, {"family": "unispeech_sat", "large": False}),
+    "unispeech_sat_large": Case("microsoft", microsoft, 1, {"family": "unispeech_sat", "large": True}),
+    "unispeech_large": Case("transformers", transformers, 1, {"family": "UniSpeech", "fields": HF_LARGE}),
+    "hf_wav2vec2_large": Case("transformers", transformers, 1, {"family": "Wav2Vec2", "fields": HF_LARGE}),
+    "distilhubert": Case("distiller", distiller, 1, {}),
+    "tera": Case("s3prl", s3prl, 1, {"audio": "MEL", "layout": "Upstream_Config"}),
+    "tera_fbank": Case("s3prl", s3prl, 1, {"audio": "FBANK", "layout": "Config"}),
+    "mockingjay_large": Case(
+        "s3prl", s3prl, 1, {"audio": "LINEAR_TARGET", "layout": "Config", "length": 500, "num_hidden_layers": 12}
+    ),
+    "audio_albert": Case("s3prl", s3prl, 1, {"audio": "MEL", "layout": "Config", "share_layer": True}),
+    "wav2vec_u": Case("fairseq", wav2vec_u, 1, {"fields": FIRST}),
+    "wav2vec_u2": Case("fairseq", wav2vec_u, 1, {"fields": SECOND}),
+    # On demand.
+    "conformer_relpos": Case(
+        "fairseq",
+        fairseq,
+        1,
+        {"family": "wav2vec2_conformer", **LARGE, "model": {**CONFORMER, "pos_enc_type": "rel_pos"}},
+        on_demand=True,
+    ),
+    "conformer_rope": Case(
+        "fairseq",
+        fairseq,
+        1,
+        {"family": "wav2vec2_conformer", **LARGE, "model": {**CONFORMER, "pos_enc_type": "rope"}},
+        on_demand=True,
+    ),
+    "wav2vec2_1b": Case("fairseq", fairseq, 1, {"family": "wav2vec2", **HUGE}, on_demand=True),
+    "hubert_xlarge": Case("fairseq", fairseq, 1, {"family": "hubert", **HUGE}, on_demand=True),
+    "mms_1b_adapted": Case(
+        "fairseq",
+        fairseq,
+        1,
+        {"family": "wav2vec2", **HUGE, "model": {**BILLION, **ADAPTED}, "adapters": True},
+        on_demand=True,
+    ),
+    "wav2vec2_2b": Case(
+        "fairseq",
+        fairseq,
+        1,
+        {"family": "wav2vec2", **HUGE, "model": sizes(48, 1920, 16, 1024)},
+        on_demand=True,
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,8 +5,8 @@ Of a tensor of N values, whose last axis has F:
 * `values`: up to 64 of them, evenly spaced, with an odd distance so that they do not fall into one channel.
 * `norms`: the L2 norm of every vector along the last axis (of every frame), over sqrt(F).
 * `sketch`: a fixed random projection to 16 numbers, over sqrt(N). The flattened tensor is written into rows of 4096,
-  every row and every column has a sign from the generator, and what stands in columns of one remainder by 16 is summed.
-  For any two tensors the expected squared distance of their sketches is their own, over N: a difference of root mean
+  every row and every column has a sign from the generator, and columns of one remainder by 16 are summed.
+  For two tensors the expected squared distance of their sketches is their own, over N: a difference of root mean
   square d anywhere in the tensor shows as about d (within a factor of two, in 99 of 100), and rounding shows as rounding.
 
 All are in the unit of the values, so that one tolerance serves: what is within it value by value is within it here.
