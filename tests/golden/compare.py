@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.golden import generator
+from tests.golden import generator, store
 from zoo.converters import open_conversion
 from zoo.models._family import Model
 
@@ -47,6 +47,9 @@ TOLERANCES = {
     "traced features": Tolerance(rtol=0.0, atol=2e-4),  # logarithms of energies, some of them nearly nothing
     "12 layers": Tolerance(rtol=1.3e-6, atol=2e-5),
     "24 layers": Tolerance(rtol=1.3e-6, atol=5e-5),
+    "48 layers": Tolerance(rtol=1.3e-6, atol=1e-4),
+    # Of released sizes: the L2 norm of the difference, as a sketch shows it; a value or a norm cannot differ by more.
+    "relative gradient": Tolerance(rtol=0.0, atol=1e-4),
 }
 
 # Half precision against fp32: root mean square difference over root mean square, worst hidden state.
@@ -85,8 +88,7 @@ class Case:
     @classmethod
     def read(cls, name: str) -> Case:
         """Read a case by its name."""
-        with np.load(DATA / f"{name}.npz") as arrays:
-            return cls(name, json.loads((DATA / f"{name}.json").read_text()), dict(arrays))
+        return cls(name, json.loads((DATA / f"{name}.json").read_text()), store.read(DATA / f"{name}.npz"))
 
     def checkpoint(self, folder: Path) -> Path:
         """The weights as a checkpoint in the reference's own layout and names."""

@@ -195,7 +195,7 @@ def save(stem: Path, facts: dict[str, Any], arrays: dict[str, Tensor]) -> None:
     }
     values = {key: np.asarray(value.detach()) for key, value in arrays.items()}
     assert all(np.isfinite(value).all() for value in values.values())
-    write(stem, document, values)
+    write(stem, document, values, packed=stem.parent.name != "s3prl")
 
 
 def record_checkpoints(folder: Path) -> None:

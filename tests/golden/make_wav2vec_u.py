@@ -267,7 +267,7 @@ def make_golden(out: Path) -> None:
             inputs = {f"feat{i}": item for i, item in enumerate(features(seed, config.input_dim))}
             stored = {name: value.detach().numpy() for name, value in (inputs | arrays).items()}
             assert all(np.isfinite(value).all() for value in stored.values())
-            write(out / f"{case}_{scale}", document, stored)
+            write(out / f"{case}_{scale}", document, stored, packed=True)
     make_segmenters(module, out)
 
 
@@ -297,7 +297,7 @@ def make_segmenters(module: types.ModuleType, out: Path) -> None:
         "random_seed": SEED,
         "segmenters": SEGMENTERS,
     }
-    write(out / "segmenters", document, {name: value.numpy() for name, value in arrays.items()})
+    write(out / "segmenters", document, {name: value.numpy() for name, value in arrays.items()}, packed=True)
 
 
 def make_checkpoints(out: Path) -> None:

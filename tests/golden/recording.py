@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import store
 import torch
-from generator import tensors, waveform
+from generator import tensor, waveform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -119,8 +120,9 @@ def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 def fill(model: nn.Module, seed: int, scale: str) -> nn.Module:
     """Gives a model generated weights and puts it in eval mode."""
-    weights = {name: torch.from_numpy(values) for name, values in tensors(describe(model), seed, scale).items()}
-    model.load_state_dict(weights, strict=True)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():  # which shares its memory; the largest models fit in once
+            value.copy_(torch.from_numpy(tensor(name, value.shape, seed, scale)))
     return model.eval()
 
 
@@ -323,16 +325,19 @@ def write_case(
     }
     stored = {name: value.numpy() for name, value in arrays.items()}
     stored["padded/frames"] = np.array(frames["padded"], dtype=np.int64)
-    write(out / about["case"], document, stored)
+    write(out / about["case"], document, stored, packed=True)
 
 
-def write(stem: Path, document: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the JSON and the arrays, and says how large they are."""
+def write(stem: Path, document: dict[str, Any], arrays: Mapping[str, np.ndarray], *, packed: bool = False) -> None:
+    """Writes the JSON and the arrays, packed as `store` does or one by one, and says how large they are."""
     text = json.dumps(document, indent=1)
     # Lists of plain values, and the entries of `state`, on one line each.
     text = re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)
     text = re.sub(r'\{\s+("shape": .*)\n\s+("dtype": .*)\n\s+\}', r"{\1 \2}", text)
     stem.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    np.savez_compressed(stem.with_suffix(".npz"), **arrays)
+    if packed:
+        store.write(stem.with_suffix(".npz"), arrays)
+    else:
+        np.savez_compressed(stem.with_suffix(".npz"), **arrays)
     size = stem.with_suffix(".npz").stat().st_size / 1000
     print(f"{stem.name}: {len(arrays)} arrays, {size:.0f} kB", document.get("noise", ""), document.get("health", ""))

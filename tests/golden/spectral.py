@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from tests.golden import generator
+from tests.golden import generator, store
 from tests.golden.compare import SLICE, Case, Comparison, check_layers, check_silence
 from zoo.layers import spectral
 from zoo.models._family import Model
@@ -23,8 +23,7 @@ DATA = Path(__file__).parent / "spectral"
 
 def read(name: str) -> Case:
     """A recorded case by its name."""
-    with np.load(DATA / f"{name}.npz") as arrays:
-        return Case(name, json.loads((DATA / f"{name}.json").read_text()), dict(arrays))
+    return Case(name, json.loads((DATA / f"{name}.json").read_text()), store.read(DATA / f"{name}.npz"))
 
 
 def model_names() -> list[str]:

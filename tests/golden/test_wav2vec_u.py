@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import zoo
-from tests.golden import generator
+from tests.golden import generator, store
 from tests.golden.compare import SLICE, Comparison, check_silence
 from zoo.models import wav2vec_u
 from zoo.models.wav2vec_u import WavVecU
@@ -30,8 +30,7 @@ class Case:
 
     @classmethod
     def read(cls, name: str) -> Case:
-        with np.load(DATA / f"{name}.npz") as arrays:
-            return cls(json.loads((DATA / f"{name}.json").read_text()), dict(arrays))
+        return cls(json.loads((DATA / f"{name}.json").read_text()), store.read(DATA / f"{name}.npz"))
 
     def tensor(self, name: str) -> Tensor:
         return torch.from_numpy(self.arrays[name])
