@@ -1,7 +1,11 @@
-"""fairseq: models that its tasks build, files in its trainer's layout. The makers say what of it needs help."""
+"""fairseq: models that its tasks build, files in its trainer's layout. The makers say what of it needs help.
+
+data2vec 2.0 takes two classes from timm; where that cannot be imported, it is not compared.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +13,33 @@ import make_conformer
 import make_data2vec
 import make_fairseq
 import make_mms
+import make_wav2vec_u
+import torch
+from recording import describe, fill
 
+import zoo
+from tests.golden import test_wav2vec_u as wav2vec_u
 from tests.golden.compare import Comparison
-from tests.golden.live.agreement import speech
+from tests.golden.live.agreement import (
+    Measured,
+    config_differences,
+    least_unit,
+    own_noise,
+    plain,
+    speech,
+    together,
+)
 from tests.golden.live.examples import Example
+from zoo.models.wav2vec_u import SEGMENTATION_FIELDS
 
 make_fairseq.prepare()
 make_conformer.tolerate()
+TIMM = importlib.util.find_spec("timm") is not None
+if TIMM:
+    import make_data2vec2
+
+    make_data2vec2.load_classes()
+UNSUPERVISED, DECODER = make_wav2vec_u.load_module(), make_wav2vec_u.load_decoder()
 MODES = {"group": "default", "layer": "layer_norm"}
 POSITIONS = {"relative": "rel_pos", "rotary": "rope"}
 
@@ -69,4 +93,79 @@ def agree(example: Example, folder: Path) -> Comparison:
     return speech(example, folder, build, {"dialect": "fairseq", "config": make_fairseq.plain(config)})
 
 
+def agree_second(example: Example, folder: Path) -> Comparison:
+    """Compares one example of data2vec 2.0."""
+    drawn = example.config
+    model_fields = {
+        **make_data2vec2.MODEL,
+        "depth": drawn.num_layers - drawn.prenet_layers,
+        "embed_dim": drawn.width,
+        "num_heads": drawn.num_heads,
+        "mlp_ratio": drawn.ffn_width / drawn.width,
+        "skip_ema": True,
+    }
+    audio = {
+        **make_data2vec2.AUDIO,
+        "feature_encoder_spec": str(list(drawn.conv_layers)),
+        "prenet_depth": drawn.prenet_layers,
+        "num_alibi_heads": drawn.num_heads,
+        "conv_pos_depth": drawn.pos_conv_depth,
+        "conv_pos_width": drawn.pos_conv_kernel * drawn.pos_conv_depth,
+        "conv_pos_groups": drawn.pos_conv_groups,
+    }
+    task = {**make_data2vec2.TASK, "normalize": drawn.normalize}
+    config = make_data2vec2.configure(model_fields, audio, make_data2vec2.DECODER, task)
+
+    def build(double: bool) -> Any:
+        _, model = make_data2vec2.build(config, example.scale, example.seed)
+        model, run, _ = make_data2vec2.runner(make_data2vec2.whole_double(model) if double else model)
+        return model, run, make_fairseq.runner(model, drawn.normalize)[2]
+
+    return speech(example, folder, build, {"dialect": "fairseq", "config": make_fairseq.plain(config)})
+
+
+def agree_unsupervised(example: Example, folder: Path) -> Comparison:
+    """Compares one example of wav2vec-U: generator, head, discriminator, phones."""
+    drawn, lengths = example.config, example.utterances
+    fields = {
+        name: getattr(drawn, name)
+        for name in drawn.__dataclass_fields__
+        if name.startswith(("generator_", "discriminator_", "blank_")) and name != "discriminator_norm"
+    }
+    fields |= {
+        "generator_batch_norm": int(drawn.generator_batch_norm),
+        "input_dim": drawn.input_dim,
+        "mmi_weight": 0.5 if drawn.auxiliary_dim else 0.0,
+        "target_dim": drawn.auxiliary_dim or 64,
+        **{f"discriminator_{norm}_norm": drawn.discriminator_norm == norm for norm in ("weight", "spectral")},
+    }
+    segmentation = {"type": drawn.segmentation, **{name: getattr(drawn, name) for name in SEGMENTATION_FIELDS}}
+    config = make_wav2vec_u.make_config(UNSUPERVISED, fields, segmentation)
+    dictionary = make_wav2vec_u.make_dictionary(drawn.symbols[4:])
+
+    def compute(dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+        model = fill(UNSUPERVISED.Wav2vec_U(config, dictionary), example.seed, example.scale).to(dtype)
+        return model, plain(make_wav2vec_u.compute(model, example.seed, dtype, lengths))
+
+    (model, values), (_, exact) = compute(torch.float32), compute(torch.float64)
+    given = {f"feat{i}": x.numpy() for i, x in enumerate(make_wav2vec_u.features(example.seed, drawn.input_dim, lengths))}
+    facts = {
+        "config": make_wav2vec_u.plain(config),
+        "symbols": dictionary.symbols,
+        "seed": example.seed,
+        "scale": example.scale,
+        "random_seed": make_wav2vec_u.SEED,
+        "state": describe(model),
+        "transcripts": make_wav2vec_u.transcripts(UNSUPERVISED, model, dictionary, DECODER, example.seed, lengths),
+    }
+    case = wav2vec_u.Case(facts, {**values, **given})
+    found = case.model(folder)
+    same = config_differences(found.config, drawn)
+    noise = {}
+    single = wav2vec_u.compare(case, found, Measured(noise=noise, least=least_unit(values)))
+    double = wav2vec_u.compare(wav2vec_u.Case(facts, {**exact, **given}), found.double(), Measured(least=least_unit(exact)))
+    return together(same, single, double)
+
+
 TWINS = dict.fromkeys(("wav2vec2", "hubert", "data2vec", "wav2vec2_conformer"), agree)
+TWINS |= {"wav2vec_u": agree_unsupervised, **({"data2vec2": agree_second} if TIMM else {})}

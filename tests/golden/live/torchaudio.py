@@ -43,8 +43,11 @@ def arguments(config: Any) -> dict[str, Any]:
     return said
 
 
-def runner(model: nn.Module, masked: bool) -> Run:
-    """Runs a model and records its stages; its list of features has neither the first nor the norm after the last."""
+def runner(model: nn.Module, norm_first: bool) -> Run:
+    """Runs a model and records its stages; its list of features has neither the first nor the norm after the last.
+
+    Lengths are said only where something is padded: its WavLM refuses them.
+    """
     transformer = model.encoder.transformer
 
     def run(source: Tensor, padding_mask: Tensor | None) -> Stages:
@@ -58,28 +61,19 @@ def runner(model: nn.Module, masked: bool) -> Run:
             ),
             transformer.layers[0].register_forward_pre_hook(lambda module, args: seen.update(entry=args[0])),
         ]
-        counts = None if padding_mask is None else (~padding_mask).sum(1)
+        padded = padding_mask is not None and bool(padding_mask.any())
+        counts = (~padding_mask).sum(1) if padded else None
         try:
-            states, _ = model.extract_features(source, counts if masked else None)
+            states, counts = model.extract_features(source, counts)
         finally:
             for hook in hooks:
                 hook.remove()
-        if transformer.layer_norm_first:
+        if norm_first:
             states[-1] = transformer.layer_norm(states[-1])
-        frames = None
-        if counts is not None:
-            counts = frames_of(model, counts)
-            frames = torch.arange(states[0].shape[1]) >= counts[:, None]
+        frames = None if counts is None else torch.arange(states[0].shape[1]) >= counts[:, None]
         return Stages(seen["conv"], seen["projection"], [seen["entry"], *states], frames)
 
     return run
-
-
-def frames_of(model: nn.Module, counts: Tensor) -> Tensor:
-    """Valid frames, as its convolutions count them."""
-    for layer in model.feature_extractor.conv_layers:
-        counts = torch.div(counts - layer.kernel_size, layer.stride, rounding_mode="floor") + 1
-    return counts
 
 
 def agree(example: Example, folder: Path) -> Comparison:
@@ -94,7 +88,7 @@ def agree(example: Example, folder: Path) -> Comparison:
             """As its pipelines do it."""
             return F.layer_norm(wave, wave.shape) if config.normalize else wave
 
-        return model.double() if double else model, runner(model, True), prepare
+        return model.double() if double else model, runner(model, config.norm_first), prepare
 
     def save(model: nn.Module, folder: Path) -> Path:
         content = {"factory": factory, "arguments": said, "family": config.family, "normalize": config.normalize}
