@@ -6,6 +6,7 @@ data2vec 2.0 takes two classes from timm; where that cannot be imported, it is n
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import make_data2vec
 import make_fairseq
 import make_mms
 import make_wav2vec_u
+import numpy as np
 import torch
 from recording import describe, fill
 
-import zoo
 from tests.golden import test_wav2vec_u as wav2vec_u
 from tests.golden.compare import Comparison
 from tests.golden.live.agreement import (
@@ -114,7 +115,7 @@ def agree_second(example: Example, folder: Path) -> Comparison:
         "conv_pos_groups": drawn.pos_conv_groups,
     }
     task = {**make_data2vec2.TASK, "normalize": drawn.normalize}
-    config = make_data2vec2.configure(model_fields, audio, make_data2vec2.DECODER, task)
+    config = make_data2vec2.configure(model_fields, audio, {**make_data2vec2.DECODER, "decoder_groups": 1}, task)
 
     def build(double: bool) -> Any:
         _, model = make_data2vec2.build(config, example.scale, example.seed)
@@ -148,7 +149,7 @@ def agree_unsupervised(example: Example, folder: Path) -> Comparison:
         return model, plain(make_wav2vec_u.compute(model, example.seed, dtype, lengths))
 
     (model, values), (_, exact) = compute(torch.float32), compute(torch.float64)
-    given = {f"feat{i}": x.numpy() for i, x in enumerate(make_wav2vec_u.features(example.seed, drawn.input_dim, lengths))}
+    items = make_wav2vec_u.features(example.seed, drawn.input_dim, lengths)
     facts = {
         "config": make_wav2vec_u.plain(config),
         "symbols": dictionary.symbols,
@@ -158,12 +159,16 @@ def agree_unsupervised(example: Example, folder: Path) -> Comparison:
         "state": describe(model),
         "transcripts": make_wav2vec_u.transcripts(UNSUPERVISED, model, dictionary, DECODER, example.seed, lengths),
     }
-    case = wav2vec_u.Case(facts, {**values, **given})
-    found = case.model(folder)
-    same = config_differences(found.config, drawn)
-    noise = {}
-    single = wav2vec_u.compare(case, found, Measured(noise=noise, least=least_unit(values)))
-    double = wav2vec_u.compare(wav2vec_u.Case(facts, {**exact, **given}), found.double(), Measured(least=least_unit(exact)))
+
+    def case(arrays: dict[str, Any], dtype: torch.dtype) -> wav2vec_u.Case:
+        return wav2vec_u.Case(facts, {**arrays, **{f"feat{i}": x.to(dtype).numpy() for i, x in enumerate(items)}})
+
+    found = case(values, torch.float32).model(folder)
+    same = config_differences(found.config, replace(drawn, symbols=None))
+    noise = own_noise({key: value for key, value in values.items() if value.dtype == np.float32}, exact, {})
+    rounded = Measured(noise=noise, least=least_unit(values))
+    single = wav2vec_u.compare(case(values, torch.float32), found, rounded)
+    double = wav2vec_u.compare(case(exact, torch.float64), found.double(), Measured(least=least_unit(exact)))
     return together(same, single, double)
 
 
