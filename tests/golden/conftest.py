@@ -27,7 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if collection_path.name == "test_live.py" and not config.getoption("live") else None
+    if collection_path.name != "test_live.py":
+        return None
+    return True if not (config.getoption("live") and any_toolkit()) else None
+
+
+def any_toolkit() -> bool:
+    """Whether there is anything to compare with; imports the toolkits."""
+    from tests.golden.live.toolkits import toolkits
+
+    return any(found.twins for found in toolkits().values())
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -18,7 +18,7 @@ def test_every_family_is_drawn() -> None:
 @pytest.mark.parametrize(("toolkit", "family"), [(toolkit, f) for toolkit, drawn in DRAWN.items() for f in drawn])
 def test_the_zoo_has_what_is_drawn(toolkit: str, family: str) -> None:
     @settings(
-        max_examples=10,
+        max_examples=4,
         deadline=None,
         database=None,
         derandomize=True,

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from tests.golden.compare import Comparison
 from tests.golden.live.examples import DRAWN, FAMILIES, Example
 
@@ -30,7 +32,7 @@ class Toolkit:
 
 @functools.cache
 def toolkits() -> dict[str, Toolkit]:
-    """Every toolkit by name."""
+    """Every toolkit by name; importing them leaves torch with one thread, the fastest for what is so small."""
     found = {}
     for name in DRAWN:
         try:
@@ -39,6 +41,7 @@ def toolkits() -> dict[str, Toolkit]:
                 found[name] = Toolkit(importlib.import_module(f"tests.golden.live.{name}").TWINS)
         except Exception as error:  # whatever goes wrong inside a toolkit
             found[name] = Toolkit(missing=f"{type(error).__name__}: {error}".partition("\n")[0])
+    torch.set_num_threads(1)
     return found
 
 
