@@ -22,7 +22,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--live", action="store_true", help="draw random tiny models and compare them with their toolkits")
     group.addoption("--live-examples", type=int, default=20, metavar="N", help="how many of each family and toolkit")
     group.addoption(
-        "--live-seed", type=int, default=random.SystemRandom().randrange(1 << 32), metavar="N", help="draw the same again"
+        "--live-seed",
+        type=int,
+        default=random.SystemRandom().randrange(1 << 32),
+        metavar="N",
+        help="draw the same again",
     )
 
 
@@ -44,7 +48,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         return []
     from tests.golden.live.toolkits import header
 
-    return [*header(), f"live: --live-examples {config.getoption('live_examples')}, --live-seed {config.getoption('live_seed')}"]
+    return [
+        *header(),
+        f"live: --live-examples {config.getoption('live_examples')}, --live-seed {config.getoption('live_seed')}",
+    ]
 
 
 @pytest.fixture
@@ -64,6 +71,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line("|---|---|---" + "|---" * len(COLUMNS) + "|")
     for (family, toolkit), found in sorted(outcomes.items()):
         worst = [
-            f"{max((largest.get(kind, 0.0) for largest in found for kind in kinds)):.0e}" for kinds in COLUMNS.values()
+            f"{max(largest.get(kind, 0.0) for largest in found for kind in kinds):.0e}" for kinds in COLUMNS.values()
         ]
         terminalreporter.write_line(f"| {family} | {toolkit} | {len(found)} | {' | '.join(worst)} |")

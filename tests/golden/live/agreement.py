@@ -31,7 +31,12 @@ from tests.golden.live.examples import Example
 NOISE = 10.0
 LEAST = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-7}
 # The gradient of a key's bias is nothing too; its unit is that of the query's beside it.
-BESIDE = {"k_proj.bias": "q_proj.bias", "linear_k.bias": "linear_q.bias", "key.bias": "query.bias", "bias[1]": "bias[0]"}
+BESIDE = {
+    "k_proj.bias": "q_proj.bias",
+    "linear_k.bias": "linear_q.bias",
+    "key.bias": "query.bias",
+    "bias[1]": "bias[0]",
+}
 Arrays = Mapping[str, np.ndarray]
 # A toolkit's model, how to run it, what to do to an utterance before; in float64 if so asked.
 Build = Callable[[bool], tuple[nn.Module, recording.Run, Callable[[Tensor], Tensor]]]

@@ -17,7 +17,6 @@ from hypothesis.strategies import SearchStrategy
 from tests.golden.generator import SCALES
 from zoo.layers.lengths import min_samples
 from zoo.models import baseline
-from zoo.models._family import Config
 from zoo.models._speech_encoder import SpeechEncoderConfig
 from zoo.models.conformer import ConformerConfig
 from zoo.models.data2vec2 import Data2vec2Config
@@ -61,7 +60,11 @@ def utterances(shortest: int, first: int) -> SearchStrategy[tuple[dict[str, Any]
                 }
             )
         )
-        noise = {"noise": st.integers(0, 9), "samples": st.integers(least, LONGEST), "gain": st.sampled_from((0.1, 0.9))}
+        noise = {
+            "noise": st.integers(0, 9),
+            "samples": st.integers(least, LONGEST),
+            "gain": st.sampled_from((0.1, 0.9)),
+        }
         return st.one_of(excerpts, st.fixed_dictionaries(noise))
 
     return st.tuples(speech(first), st.lists(speech(shortest), min_size=1, max_size=2)).map(
@@ -72,9 +75,7 @@ def utterances(shortest: int, first: int) -> SearchStrategy[tuple[dict[str, Any]
 def example(configs: SearchStrategy[Any], given: Callable[[Any], SearchStrategy[Any]]) -> SearchStrategy[Example]:
     """A model of one of the configurations, and what it is given."""
     return configs.flatmap(
-        lambda config: st.builds(
-            Example, st.just(config), st.integers(0, 9999), st.sampled_from(SCALES), given(config)
-        )
+        lambda config: st.builds(Example, st.just(config), st.integers(0, 9999), st.sampled_from(SCALES), given(config))
     )
 
 
@@ -285,7 +286,12 @@ DRAWN: dict[str, dict[str, SearchStrategy[Example]]] = {
         "hubert": speech_encoder("hubert", **PROCESSOR, **BATCH_NORM),
         "distilhubert": speech_encoder("distilhubert", **PROCESSOR, feature_norm=False),
         "data2vec": speech_encoder(
-            "data2vec", **PROCESSOR, **STACKED, pos_conv_depth=st.integers(1, 5), extractor_norm="layer", norm_first=False
+            "data2vec",
+            **PROCESSOR,
+            **STACKED,
+            pos_conv_depth=st.integers(1, 5),
+            extractor_norm="layer",
+            norm_first=False,
         ),
         "wavlm": speech_encoder("wavlm", **PROCESSOR, **GATED),
         "unispeech": speech_encoder("unispeech", **PROCESSOR),

@@ -14,7 +14,6 @@ import make_data2vec
 import make_fairseq
 import make_mms
 import make_wav2vec_u
-import numpy as np
 import torch
 from recording import describe, fill
 
