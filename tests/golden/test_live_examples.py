@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,20 @@ from tests.golden.live.examples import DRAWN, FAMILIES, Example
 from zoo._registry import families
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What is so small runs fastest on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_every_family_is_drawn() -> None:
     assert families().keys() == set(FAMILIES)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("toolkit", "family"), [(toolkit, f) for toolkit, drawn in DRAWN.items() for f in drawn])
 def test_the_zoo_has_what_is_drawn(toolkit: str, family: str) -> None:
     @settings(

@@ -118,7 +118,7 @@ def tera(example: Example, folder: Path) -> Comparison:
     same = config_differences(found.config, config)
     noise = own_noise(values, exact, frames)
     single = spectral.compare_model(Case("live", facts, values), found, Measured(noise=noise, least=least_unit(values)))
-    # torchaudio keeps its windows and filters in float32, so that some of the noise stays.
+    # Some of the noise stays: the zoo's transforms of Kaldi's features, torchaudio's filters are tables in float32.
     exactly = Measured(noise=noise, least=least_unit(exact))
     double = spectral.compare_model(Case("live", facts, exact), found.double(), exactly)
     return together(same, single, double)
