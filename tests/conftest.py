@@ -31,9 +31,13 @@ def fixed_seed() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only this machine can be reached: a test that would download something fails and says so."""
-    only_loopback(monkeypatch.setattr)
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this machine can be reached: a test that would download something fails and says so.
+
+    Those marked `weights`, which nobody runs by default, use the network and the user's cache.
+    """
+    if request.node.get_closest_marker("weights") is None:
+        only_loopback(monkeypatch.setattr)
 
 
 SETTINGS = ("XDG_CACHE_HOME", "ZOO_OFFLINE", "ZOO_MIRROR", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN")
@@ -41,8 +45,12 @@ COUNT = itertools.count()
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Each test has a cache of its own, and none of the user's settings."""
+def own_cache(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Each test has a cache of its own, and none of the user's settings; but for those marked `weights`."""
+    if request.node.get_closest_marker("weights") is not None:
+        return
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.getbasetemp() / f"cache{next(COUNT)}"))

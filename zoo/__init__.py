@@ -8,6 +8,7 @@ out.hidden_states                           # L + 1 tensors (B, T, D)
 
 from __future__ import annotations
 
+from zoo import testing
 from zoo._audio import Extraction, extract
 from zoo._checkpoint import build, load, save
 from zoo._registry import ModelInfo, info, list_models
@@ -29,4 +30,5 @@ __all__ = [
     "list_models",
     "load",
     "save",
+    "testing",
 ]

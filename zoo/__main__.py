@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from zoo import __version__, _cli
-from zoo._commands import extract, fetch, models
+from zoo._commands import doctor, extract, fetch, models, verify
 
-COMMANDS = (models, fetch, extract)
+COMMANDS = (models, fetch, extract, verify, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

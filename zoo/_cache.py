@@ -16,11 +16,11 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from zoo._digest import Digest
 from zoo._native import replacing
-from zoo.errors import CacheError, InputError
+from zoo.errors import CacheError, InputError, cut
 
 SWITCHES = ("ZOO_OFFLINE", "HF_HUB_OFFLINE")
 ON = {"1", "true", "yes", "on"}
@@ -80,14 +80,32 @@ def place(base: Path, url: str) -> Path:
     Raises:
         InputError: for a URL that names no file.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise InputError(f"{shown_url(url)}; give the address of a checkpoint") from None
     names = [unquote(name) for name in parts.path.split("/") if name]
     if names and parts.query:
         names[-1] += f"-{hashlib.sha256(parts.query.encode()).hexdigest()[:12]}"
     safe = [quote(name, safe="+,=@ ()") for name in (parts.netloc.rpartition("@")[2], *names)]
     if not names or any(name in (".", "..") or len(name) > MAX_NAME_BYTES for name in safe):
-        raise InputError(f"{url!r} names no file; give the address of a checkpoint")
+        raise InputError(f"{shown_url(url)} names no file; give the address of a checkpoint")
     return base.joinpath("files", *safe)
+
+
+def shown_url(url: str) -> str:
+    """A URL as a sentence names it: short, without user, password, query and fragment, which may be secrets."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "what was given is no address"
+    return cut(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")), 300)
+
+
+def without_user(url: str) -> str:
+    """A URL as it is remembered: without user, password and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
 
 
 def record_path(path: Path) -> Path:
@@ -115,13 +133,13 @@ def write_record(path: Path, record: Record) -> None:
         file.write(json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True).encode())
 
 
-def verified(path: Path) -> Record | None:
-    """The record of a file that is there and whole; None when it has to be made.
+def verified(path: Path, url: str | None = None) -> Record | None:
+    """The record of a file that is there and whole, and from a URL if one is given; None when it has to be made.
 
     A file whose time or size is not the recorded one is hashed; one that has changed is reported by a warning.
     """
     record = read_record(path)
-    if record is None:
+    if record is None or (url is not None and record.url != without_user(url)):
         return None
     try:
         status = path.stat()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,10 +73,10 @@ def load(
         InputError: for an unknown padding mode.
     """
     path = Path(name_or_path)
-    if not path.exists():
+    if not _exists(path):
         from zoo import _hub  # here, because `import zoo` is to be quick
 
-        model = _load_named(str(name_or_path), heads, _hub.Options(cache_dir, local_files_only, progress))
+        model = load_named(str(name_or_path), heads, _hub.Options(cache_dir, local_files_only, progress))
     elif path.is_file() and _native.is_safetensors(path):
         model = _load_native(path, heads)
     else:
@@ -90,7 +91,17 @@ def load(
     return model if device is None and dtype is None else model.to(device=device, dtype=dtype)
 
 
-def _load_named(name: str, heads: bool, options: Options) -> Model:
+def _exists(path: Path) -> bool:
+    """Whether there is such a path; a name that is too long for one is none."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
+def load_named(name: str, heads: bool, options: Options) -> Model:
     """The model of a registry name or of a repository of Hugging Face; otherwise the error for a missing path."""
     from zoo import _hub
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
-from zoo._cache import Record, locked, verified, write_record
+from zoo._cache import Record, locked, shown_url, verified, without_user, write_record
 from zoo._native import replacing
 from zoo.errors import CacheError, DownloadError, InputError, cut
 
@@ -92,10 +92,10 @@ def download(
     Raises:
         DownloadError: when no address gives it; `status` is the last answer's, if that was the reason.
     """
-    there = None if refresh else verified(target)
+    there = None if refresh else verified(target, url)
     if there is None or sha256 not in (None, there.sha256):
         with locked(target):
-            there = None if refresh else verified(target)  # another process may have been first
+            there = None if refresh else verified(target, url)  # another process may have been first
             if there is None or sha256 not in (None, there.sha256):
                 there = _from_anywhere(url, target, sha256, size, progress, authority)
     return there
@@ -160,15 +160,6 @@ def addresses(url: str) -> list[str]:
         return [url]
     query = f"?{parts.query}" if parts.query else ""
     return [f"{mirror}/{parts.netloc.rpartition('@')[2]}{parts.path}{query}", url]
-
-
-def shown_url(url: str) -> str:
-    """A URL as a sentence names it: without user, password, query and fragment, which may be secrets."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "what is no address"
-    return cut(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")), 300)
 
 
 def is_loopback(host: str | None) -> bool:
@@ -469,7 +460,7 @@ class Transfer:
                 raise Failure(f"its sha256 is {digest} instead of {expected} {whose}", again=2)
         status = part.path.stat()
         known = {"served_by": served_by(self.address), "commit": said.commit}
-        record = Record(_without_user(self.url), status.st_size, digest, status.st_mtime_ns, **known)
+        record = Record(without_user(self.url), status.st_size, digest, status.st_mtime_ns, **known)
         with _writing(self.target):
             write_record(self.target, record)
             os.replace(part.path, self.target)
@@ -480,11 +471,6 @@ class Transfer:
 def _no_netrc(request: Any) -> Any:
     """Keeps requests from looking for passwords in ~/.netrc."""
     return request
-
-
-def _without_user(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
 
 
 @contextmanager

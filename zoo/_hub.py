@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import _cache, _native
-from zoo._cache import Record, locked, offline, place, verified
+from zoo._cache import Record, locked, offline, place, shown_url, verified
 from zoo._digest import Digest
 from zoo._download import download
 from zoo._registry import families, find
@@ -93,8 +93,9 @@ class Named:
 
     @cached_property
     def config_hash(self) -> str:
-        """Of the configuration that the native file is made with."""
-        return hashlib.sha256(json.dumps(self.preset.config.to_dict(), sort_keys=True).encode()).hexdigest()
+        """Of the name and the configuration that the native file is made with."""
+        wanted = [self.preset.name, self.preset.config.to_dict()]
+        return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 
     def check(self) -> None:
         """Refuse what is not there and cannot be fetched."""
@@ -137,7 +138,7 @@ class Named:
             except DownloadError as error:
                 failures.append(str(error))
         failures.append(
-            f"a file that you have can be taken (python -m zoo fetch {self.label} --from FILE), and python -m zoo doctor "
+            f"a file that you have can be taken: python -m zoo fetch {self.label} --from FILE; python -m zoo doctor "
             "looks at the network"
         )
 
@@ -251,7 +252,8 @@ def download_url(
     original = None if refresh else cached(source, options)
     if original is None:
         if reason := options.offline():
-            raise DownloadError(f"{url} is not in the cache ({options.root}), and {reason} forbids the network")
+            what = f"{shown_url(url)} is not in the cache ({options.root})"
+            raise DownloadError(f"{what}, and {reason} forbids the network")
         original = downloaded(source, options)
     return original.path
 
@@ -266,7 +268,7 @@ def cached(source: Source, options: Options) -> Original | None:
     if not source.url:
         return None
     path = place(options.root, source.url)
-    record = verified(path)
+    record = verified(path, source.url)
     return None if record is None else Original(_unpacked(path, record), source, record.sha256)
 
 
@@ -330,7 +332,7 @@ def _make(wanted: Named | Hub) -> None:
             _write(wanted, original)
             return
         except (CheckpointError, ConfigError) as error:
-            failures.append(f"{original.source.url}: {error}")
+            failures.append(f"{original.source.url}: {error} (--refresh of python -m zoo fetch fetches it again)")
     raise DownloadError(f"{wanted.label} cannot be had: {'; '.join(dict.fromkeys(failures))}")
 
 
@@ -353,7 +355,10 @@ def _converted(wanted: Named | Hub, original: Original) -> Iterator[Checkpoint]:
     with open_conversion(original.path, fallback=fallback, language=original.source.language or None) as conversion:
         checkpoint = conversion.checkpoint()
         if wanted.preset is not None:
-            checkpoint = _as_preset(checkpoint, wanted.preset, conversion.dialect)
+            try:
+                checkpoint = _as_preset(checkpoint, wanted.preset, conversion.dialect)
+            except CheckpointError as error:
+                raise CheckpointError(f"{original.path} cannot be taken as {wanted.label}: {error}") from None
         known = {"sha256": original.sha256 or conversion.digest.result(), "url": original.source.url}
         name = {} if wanted.preset is None else {"name": wanted.preset.name}
         yield dataclasses.replace(checkpoint, provenance={**checkpoint.provenance, **known, **name})

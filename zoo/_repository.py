@@ -27,6 +27,7 @@ SETTINGS = ("preprocessor_config.json", "processor_config.json", "tokenizer_conf
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 SNAPSHOT = ".snapshot.json"
 MAX_SETTINGS_BYTES = 4 << 20
+MAX_SHARDS = 64
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Fetcher:
                 return [name]
             index = f"{name}.index.json"
             if self.has(index):
-                shards = _shards(self.repository, self.folder / index)
+                shards = _shards(self.repository, self.folder / index, Path(name).suffix)
                 for shard in shards:
                     self.get(shard)
                 return [index, *shards]
@@ -200,13 +201,17 @@ class Fetcher:
         return True
 
 
-def _shards(repository: Repository, index: Path) -> list[str]:
-    """Names of the files that an index names, none of which may lie elsewhere."""
+def _shards(repository: Repository, index: Path, suffix: str) -> list[str]:
+    """Names of the files of weights that an index names, none of which may lie elsewhere."""
     content = _settings(repository, index)
     names = content.get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(n, str) and FILE.fullmatch(n) for n in names.values()):
-        raise CheckpointError(f"{repository.label} has an index without a map from tensors to files beside it")
-    return sorted(set(names.values()))
+    found = list(names.values()) if isinstance(names, dict) else []
+    if not found or not all(isinstance(n, str) and FILE.fullmatch(n) and n.endswith(suffix) for n in found):
+        raise CheckpointError(f"{repository.label} has an index without a map from tensors to {suffix} files beside it")
+    shards = sorted(set(found))
+    if len(shards) > MAX_SHARDS:
+        raise CheckpointError(f"{repository.label} has an index of {len(shards)} files, more than {MAX_SHARDS}")
+    return shards
 
 
 def _check_type(repository: Repository, path: Path) -> None:

@@ -58,3 +58,7 @@ class DownloadError(ZooError):
 
 class CacheError(DownloadError):
     """The cache cannot take a file."""
+
+
+class FingerprintError(ZooError):
+    """A model does not compute what was recorded of it, or the record cannot be used."""

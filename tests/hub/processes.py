@@ -25,6 +25,7 @@ class Child:
         self.process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + code, *arguments],
             env=environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

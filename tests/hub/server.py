@@ -169,13 +169,14 @@ def etag(content: bytes | memoryview) -> str:
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository of the hub; `token` and `gated` say who may read it."""
+    """A repository of the hub; `token` and `gated` say who may read it, `past` what earlier commits have."""
 
     files: Mapping[str, bytes]
     commit: str = COMMIT
     revisions: tuple[str, ...] = ("main",)
     token: str | None = None
     gated: bool = False
+    past: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
 
 
 class Server:
@@ -184,6 +185,7 @@ class Server:
     Attributes:
         files: path -> content. A path is what stands in the address, unquoted; a `Path` is read when asked for.
         repositories: "org/name" -> what the hub has.
+        anything: what is at every other path; None: nothing.
         cdn: the server to which the hub sends for weights.
         requests: everything that came in, in its order.
     """
@@ -191,6 +193,7 @@ class Server:
     def __init__(self, *, tls: bool = False) -> None:
         self.files: dict[str, bytes | Path] = {}
         self.repositories: dict[str, Repository] = {}
+        self.anything: bytes | None = None
         self.cdn: Server = self
         self.requests: list[Request] = []
         self.stopped = threading.Event()
@@ -222,6 +225,11 @@ class Server:
         """What happens to every request of a path beyond those of `twist`."""
         self._always[path] = twist
 
+    def forget(self) -> None:
+        """Misbehave no more."""
+        self._twists.clear()
+        self._always.clear()
+
     def of(self, path: str) -> list[Request]:
         """Requests of a path."""
         return [request for request in self.requests if unquote(request.path) == path]
@@ -242,7 +250,7 @@ class Server:
         return answer if twist is None else twist(request, answer)
 
     def _proper(self, request: Request, path: str) -> Answer:
-        content = self.files.get(path)
+        content = self.files.get(path, self.anything)
         if content is not None:
             return _serve(content if isinstance(content, bytes) else memoryview(content.read_bytes()), request)
         return self._hub(request) or Answer(404, body=b"Not Found\n").saying(Content_Type="text/plain")
@@ -263,6 +271,8 @@ class Server:
             return _refusal(401, "RepoNotFound", "Repository not found")
         if repository.gated and given != f"Bearer {repository.token}":
             return _refusal(403 if given else 401, "GatedRepo", f"Access to model {name} is restricted")
+        if revision in repository.past:
+            repository = replace(repository, files=repository.past[revision], commit=revision)
         if revision not in (*repository.revisions, repository.commit):
             return _refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if file not in repository.files:

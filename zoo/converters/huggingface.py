@@ -164,7 +164,10 @@ CLASSES = (
     *weighted("ForAudioFrameClassification", CLASSIFIERS, linear("classifier", "classifier", "labels", "hidden_size")),
 )
 BASE_CLASS = HeadClass("Model", (), ())
-HEAD_ROWS = tuple(dict.fromkeys(row for item in CLASSES for row in item.rows()))
+HEAD_ROWS = (
+    *dict.fromkeys(row for item in CLASSES for row in item.rows()),
+    Row("final_proj.{wb}", "heads.final_proj.{wb}"),  # of no class of the library: ContentVec's folders have it
+)
 SIZES = (  # fields of config.json that say a size of a head
     "vocab_size",
     "num_ctc_classes",

@@ -1,0 +1,1 @@
+"""Drop-ins for those who come from other toolkits; each is a module of its own, imported by name."""
