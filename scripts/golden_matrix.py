@@ -80,14 +80,14 @@ def install(name: str, python: str, torch: str, folder: Path) -> str:
     interpreter, new = place / "bin" / "python", not place.exists()
     if new and run([python, "-m", "venv", place], log):
         shutil.rmtree(place, ignore_errors=True)
-        return f"{python} cannot make an environment ({log})"
+        return f"{python} could not make an environment; {log} says why"
     # What is there already is not asked for again, so that a finished environment needs no index.
     pip = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for packages in ([f"torch=={torch}"], requirements()):
         if run([*pip, *packages], log):
             if new:
                 shutil.rmtree(place)
-            return f"pip cannot install {' '.join(packages)} for {python} ({log})"
+            return f"pip could not install {' '.join(packages)} for {python}; {log} says why"
     return ""
 
 
@@ -106,7 +106,7 @@ def cells(versions: Sequence[str], pythons: Sequence[str], folder: Path) -> Iter
 def cell(torch: str, pythons: Sequence[str], folder: Path, options: Sequence[str]) -> dict[str, Any]:
     """Run the tests with the first Python that this torch can be had for."""
     known = interpreters()
-    why = f"no Python {' or '.join(pythons)} was found"
+    why = f"no Python {' or '.join(pythons)} was found that is new enough for the package"
     for python in pythons:
         name = f"py{python}-torch{torch}"
         if python not in known and not (folder / name).exists():
@@ -116,17 +116,17 @@ def cell(torch: str, pythons: Sequence[str], folder: Path, options: Sequence[str
         if not why:
             break
     else:
-        return {"name": f"torch {torch}", "failure": f"torch {torch} could not be installed: {why}"}
+        return {"name": f"torch {torch}, Python {' or '.join(pythons)}", "failure": why}
     report, log = folder / f"{name}.json", folder / f"{name}.log"
     report.unlink(missing_ok=True)
     tests = ["-m", "pytest", "tests/golden", "-q", "-p", "no:cacheprovider", "--differences", report, *options]
     status = run([folder / name / "bin" / "python", *tests], log, PYTHONDONTWRITEBYTECODE="1")
     label, when = f"torch {torch}, Python {python}", date.today().isoformat()
     if not report.exists():
-        return {"name": label, "date": when, "failure": f"the tests did not run to their end ({log})"}
+        return {"name": label, "date": when, "failure": f"the tests did not run to their end; {log} says why"}
     result = {"name": label, "date": when, **json.loads(report.read_text())}
     if status:
-        result["failure"] = f"{result['failed'] + result['error']} tests fail ({log})"
+        result["failure"] = f"{result['failed'] + result['error']} tests fail; {log} says which"
     return result
 
 
