@@ -20,7 +20,7 @@ import torch
 
 from tests.loopback import only_loopback
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(min(2, os.cpu_count() or 1, int(os.environ.get("OMP_NUM_THREADS") or 2)))
 
 
 @pytest.fixture(autouse=True)
