@@ -1,14 +1,18 @@
 """What every test runs under: a fixed seed, no more threads than a small machine has, no network, an empty cache.
 
 At the end of a run the largest differences that tests recorded are printed: the tables of docs/numerics.md.
+`--differences FILE` writes them as JSON too, with how many tests passed and failed.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import platform
 import random
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +20,7 @@ import torch
 
 from tests.loopback import only_loopback
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(min(2, os.cpu_count() or 1, int(os.environ.get("OMP_NUM_THREADS") or 2)))
 
 
 @pytest.fixture(autouse=True)
@@ -67,13 +71,28 @@ def record_differences(pytestconfig: pytest.Config) -> Callable[[str, Mapping[st
     return record
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--differences", metavar="FILE", help="write the largest differences that were recorded, as JSON")
+
+
+def pytest_report_header() -> str:
+    if torch.cuda.is_available():
+        return f"CUDA: {torch.cuda.get_device_name()}"
+    return "CUDA: no GPU here, so the rows of tests/golden/test_conditions.py that need one are not collected"
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the table."""
+    """Print the table, and write it where asked."""
     table = config.stash.get(LARGEST, {})
+    if config.getoption("--differences"):
+        outcomes = {name: len(terminalreporter.stats.get(name, ())) for name in ("passed", "failed", "error")}
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
+        report = {**versions, **outcomes, "differences": table}
+        Path(config.getoption("--differences")).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
     if not table:
         return
     stages = sorted({stage for row in table.values() for stage in row})
     terminalreporter.section("largest differences that were recorded")
-    terminalreporter.write_line(" " * 12 + "".join(f"{stage:>10s}" for stage in stages))
+    terminalreporter.write_line(" " * 20 + "".join(f"{stage:>10s}" for stage in stages))
     for family, row in sorted(table.items()):
-        terminalreporter.write_line(f"{family:12s}" + "".join(f"{row.get(s, float('nan')):10.1e}" for s in stages))
+        terminalreporter.write_line(f"{family:20s}" + "".join(f"{row.get(s, float('nan')):10.1e}" for s in stages))

@@ -156,7 +156,7 @@ def record_gradients(
         if gradient is None:
             continue
         parts = {name: gradient}
-        if ".qkv." in name:  # fused: query, key and value each by itself
+        if re.search(r"\.(qkv|in_proj_(weight|bias)$)", name):  # fused: query, key and value each by itself
             parts = {f"{name}[{i}]": part for i, part in enumerate(gradient.chunk(3))}
         for part, value in parts.items():
             flat = value.flatten()
@@ -171,6 +171,7 @@ def compute(
     dtype: torch.dtype,
     *,
     short: bool = False,
+    utterances: Sequence[Mapping[str, Any]] = UTTERANCES,
 ) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Everything that a golden file records of one model.
 
@@ -180,12 +181,13 @@ def compute(
         prepare: What its toolkit does to an utterance (S,) before padding.
         dtype: Precision of model and audio.
         short: Leave out the batch of equal lengths and the gradients of the padded batch.
+        utterances: What it is given, the first of them for gradients alone.
 
     Returns:
         The arrays by name, as tensors, and the valid frames of every call.
     """
     arrays: dict[str, Any] = {}
-    raw = [torch.from_numpy(waveform(spec)).to(dtype).requires_grad_() for spec in UTTERANCES]
+    raw = [torch.from_numpy(waveform(spec)).to(dtype).requires_grad_() for spec in utterances]
     frames: dict[str, list[int]] = {"single": []}
     for index, utterance in enumerate(raw):
         stages = run(prepare(utterance)[None], None)
@@ -229,7 +231,7 @@ def measure_noise(
             whole = name.replace("/slice", "/norm")
             size = float(exact[whole]) if whole.endswith("/norm") else float(exact[name].norm())
             # Key biases shift all scores of a query alike: their gradient is zero, and what is seen is rounding.
-            if not re.search(r"((k_proj|linear_k)\.bias|qkv\.bias\[1\])/(norm|slice)$", name):
+            if not re.search(r"((k_proj|linear_k)\.bias|(qkv\.|in_proj_)bias\[1\])/(norm|slice)$", name):
                 noise["gradients"] = max(noise["gradients"], difference / size)
         elif kind != "loss":
             noise[kind if kind in noise else "states"] = max(noise.get(kind, noise["states"]), difference)

@@ -7,7 +7,7 @@ Of a tensor of N values, whose last axis has F:
 * `sketch`: a fixed random projection to 16 numbers, over sqrt(N). The flattened tensor is written into rows of 4096,
   every row and every column has a sign from the generator, and columns of one remainder by 16 are summed.
   For two tensors the expected squared distance of their sketches is their own, over N: a difference of root mean
-  square d anywhere in the tensor shows as about d (within a factor of two, in 99 of 100), and rounding shows as rounding.
+  square d anywhere in the tensor shows as about d (within a factor of two, in 99 of 100), rounding as rounding.
 
 All are in the unit of the values, so that one tolerance serves: what is within it value by value is within it here.
 """
