@@ -29,7 +29,7 @@ GRADIENT_VALUES, WINDOW = 8, 320
 ROW = "relative gradient"
 # What tells no architectures apart: what acts in training only, and what is done to waveforms, which a pin states.
 TREATMENT = re.compile(
-    r".*(dropout|layerdrop)|normalize|normalize_eps|padding_rule|attention_mask|symbols|chunk_frames"
+    r".*(dropout|layerdrop)|normalize|normalize_eps|padding_rule|attention_mask|symbols|chunk_frames|sample_rate"
 )
 
 
