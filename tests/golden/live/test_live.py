@@ -10,6 +10,7 @@ from tests.golden.live.toolkits import toolkits
 
 SHOWN = 12  # stages that differ
 
+
 @pytest.mark.filterwarnings("ignore")  # those of the toolkits
 @pytest.mark.parametrize(("name", "family"), [(n, family) for n, found in toolkits().items() for family in found.twins])
 def test_twins_agree(
