@@ -11,6 +11,8 @@ import torchaudio
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.golden.live.torchaudio import runner
+
 TARGET = "torchaudio"
 
 
@@ -19,20 +21,14 @@ def load(path: Path, work: Path) -> Callable[[Tensor], list[Tensor]]:
     file: dict[str, Any] = torch.load(path, weights_only=True)
     model = getattr(torchaudio.models, file["factory"])(**file["arguments"]).eval()
     model.load_state_dict(file["state_dict"], strict=True)
-    transformer = model.encoder.transformer
+    states = runner(model, file["arguments"]["encoder_layer_norm_first"])
 
     def prepare(waveform: Tensor) -> Tensor:
         """(1, S), normalised as torchaudio's pipelines do it."""
         return F.layer_norm(waveform, waveform.shape)[None] if file["normalize"] else waveform[None]
 
     def run(waveform: Tensor) -> list[Tensor]:
-        entered: list[Tensor] = []
-        hook = transformer.layers[0].register_forward_pre_hook(lambda module, args: entered.append(args[0]))
-        states, _ = model.extract_features(prepare(waveform))  # what each layer gives, without the norm after the last
-        hook.remove()
-        if file["arguments"]["encoder_layer_norm_first"]:
-            states[-1] = transformer.layer_norm(states[-1])
-        return [*entered, *states]
+        return states(prepare(waveform), None).states
 
     run.kind = file["factory"]  # type: ignore[attr-defined]
     if model.aux is not None:

@@ -122,28 +122,34 @@ def expert(name: str, seed: int, scale: str, path: Path) -> tuple[UpstreamExpert
     return model.eval(), *described
 
 
+def compute(model: UpstreamExpert, waves: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Each utterance alone, the padded batch, and the gradients of the first."""
+    arrays: dict[str, Any] = {}
+    for i, wave in enumerate(waves):
+        wave = wave.clone().requires_grad_()
+        states = model([wave])["hidden_states"]
+        for k, value in enumerate(states):
+            arrays[f"single{i}/{k}"] = value[0]
+        if i == 0:
+            loss = sum(value.pow(2).mean() for value in states)
+            parameters = dict(model.transformer.model.named_parameters())
+            gradients = torch.autograd.grad(loss, [wave, *parameters.values()])
+            arrays["loss"], arrays["grad/input"] = loss, gradients[0]
+            for key, gradient in zip(parameters, gradients[1:], strict=True):
+                flat = gradient.flatten()
+                arrays[f"grad/{key}/norm"] = flat.double().norm()
+                arrays[f"grad/{key}/slice"] = flat[:: max(1, len(flat) // 64)][:64]
+    with torch.no_grad():
+        for k, value in enumerate(model(list(waves))["hidden_states"]):
+            arrays[f"padded/{k}"] = value
+    return arrays
+
+
 def record_model(name: str, scale: str, folder: Path) -> None:
-    """One model case: each utterance alone, the padded batch, and the gradients."""
+    """One model case."""
     with tempfile.TemporaryDirectory() as temporary:
         model, state, head = expert(name, SEED, scale, Path(temporary) / "model.ckpt")
-        waves = [torch.from_numpy(waveform(spec)).requires_grad_() for spec in UTTERANCES]
-        arrays: dict[str, Any] = {}
-        for i, wave in enumerate(waves):
-            states = model([wave])["hidden_states"]
-            for k, value in enumerate(states):
-                arrays[f"single{i}/{k}"] = value[0]
-            if i == 0:
-                loss = sum(value.pow(2).mean() for value in states)
-                parameters = dict(model.transformer.model.named_parameters())
-                gradients = torch.autograd.grad(loss, [wave, *parameters.values()])
-                arrays["loss"], arrays["grad/input"] = loss, gradients[0]
-                for key, gradient in zip(parameters, gradients[1:], strict=True):
-                    flat = gradient.flatten()
-                    arrays[f"grad/{key}/norm"] = flat.double().norm()
-                    arrays[f"grad/{key}/slice"] = flat[:: max(1, len(flat) // 64)][:64]
-        with torch.no_grad():
-            for k, value in enumerate(model([wave.detach() for wave in waves])["hidden_states"]):
-                arrays[f"padded/{k}"] = value
+        arrays = compute(model, [torch.from_numpy(waveform(spec)) for spec in UTTERANCES])
     facts = {"kind": "model", "case": name, "config": configuration(name), "layout": CASES[name][3], "seed": SEED,
              "scale": scale, "state": state, "head": head, "utterances": UTTERANCES}  # fmt: skip
     save(folder / f"{name}_{scale}", facts, arrays)
@@ -195,7 +201,7 @@ def save(stem: Path, facts: dict[str, Any], arrays: dict[str, Tensor]) -> None:
     }
     values = {key: np.asarray(value.detach()) for key, value in arrays.items()}
     assert all(np.isfinite(value).all() for value in values.values())
-    write(stem, document, values)
+    write(stem, document, values, packed=stem.parent.name != "s3prl")
 
 
 def record_checkpoints(folder: Path) -> None:

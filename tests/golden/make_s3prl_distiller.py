@@ -120,8 +120,9 @@ def runner(model: nn.Module) -> Run:
         finally:
             for hook in hooks:
                 hook.remove()
-        assert torch.equal(seen["final"], hidden[-1])
-        return Stages(conv, seen["projection"], [seen["entry"], *hidden], mask == 0)
+        # Of pre-norm models the list ends before the encoder's norm; of others it ends with the same.
+        states = [seen["entry"], *hidden[:-1], seen["final"]]
+        return Stages(conv, seen["projection"], states, mask == 0)
 
     return run
 

@@ -163,10 +163,10 @@ def plain(config: Any) -> dict[str, Any]:
     return {"model": {**fields, "_name": "wav2vec_u"}, "task": {"_name": "unpaired_audio_text", "labels": "phn"}}
 
 
-def features(seed: int, width: int) -> list[Tensor]:
+def features(seed: int, width: int, lengths: Sequence[int] = LENGTHS) -> list[Tensor]:
     """Smooth random features, off centre, so that neighbouring frames often have the same best symbol."""
     found = []
-    for i, n in enumerate(LENGTHS):
+    for i, n in enumerate(lengths):
         rough = torch.from_numpy(uniform(f"features/{seed}/{i}", (n + 3) * width).reshape(n + 3, width).copy())
         found.append((rough[:-3] + rough[1:-2] + rough[2:-1] + rough[3:]) * 0.8 + 0.1)
     return found
@@ -188,10 +188,10 @@ def record_gradients(arrays: dict[str, Any], prefix: str, model: torch.nn.Module
             arrays[f"{prefix}grad/{name}/slice"] = flat[:: max(1, len(flat) // SLICE)][:SLICE]
 
 
-def compute(model: Any, seed: int, dtype: torch.dtype) -> dict[str, Any]:
+def compute(model: Any, seed: int, dtype: torch.dtype, lengths: Sequence[int] = LENGTHS) -> dict[str, Any]:
     """Generator, head and discriminator, forward and backward."""
     arrays: dict[str, Any] = {}
-    items = [item.to(dtype) for item in features(seed, model.cfg.input_dim)]
+    items = [item.to(dtype) for item in features(seed, model.cfg.input_dim, lengths)]
     for i, item in enumerate(items):
         x = item[None].clone().requires_grad_()
         result = model.generator(x, None, torch.zeros(1, len(item), dtype=torch.bool))
@@ -217,7 +217,9 @@ def compute(model: Any, seed: int, dtype: torch.dtype) -> dict[str, Any]:
     return arrays
 
 
-def transcripts(module: Any, model: Any, dictionary: Dictionary, decoder: type, seed: int) -> dict[str, list[str]]:
+def transcripts(
+    module: Any, model: Any, dictionary: Dictionary, decoder: type, seed: int, lengths: Sequence[int] = LENGTHS
+) -> dict[str, list[str]]:
     """Phones of each utterance by fairseq's Viterbi decoding: with the model's own segmenter, and without one."""
     greedy = object.__new__(decoder)
     greedy.blank = dictionary.index("<ctc_blank>") if "<ctc_blank>" in dictionary.indices else dictionary.bos()
@@ -226,7 +228,7 @@ def transcripts(module: Any, model: Any, dictionary: Dictionary, decoder: type, 
     model.no_softmax = True
     for name, segmenter in (("own", own), ("none", none)):
         model.segmenter, found[name] = segmenter, []
-        for item in features(seed, model.cfg.input_dim):
+        for item in features(seed, model.cfg.input_dim, lengths):
             torch.manual_seed(SEED)
             with torch.no_grad():
                 out = model(item[None], torch.zeros(1, len(item), dtype=torch.bool), dense_x_only=True)
@@ -267,7 +269,7 @@ def make_golden(out: Path) -> None:
             inputs = {f"feat{i}": item for i, item in enumerate(features(seed, config.input_dim))}
             stored = {name: value.detach().numpy() for name, value in (inputs | arrays).items()}
             assert all(np.isfinite(value).all() for value in stored.values())
-            write(out / f"{case}_{scale}", document, stored)
+            write(out / f"{case}_{scale}", document, stored, packed=True)
     make_segmenters(module, out)
 
 
@@ -297,7 +299,7 @@ def make_segmenters(module: types.ModuleType, out: Path) -> None:
         "random_seed": SEED,
         "segmenters": SEGMENTERS,
     }
-    write(out / "segmenters", document, {name: value.numpy() for name, value in arrays.items()})
+    write(out / "segmenters", document, {name: value.numpy() for name, value in arrays.items()}, packed=True)
 
 
 def make_checkpoints(out: Path) -> None:

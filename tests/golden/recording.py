@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import store
 import torch
-from generator import tensors, waveform
+from generator import tensor, waveform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -119,8 +120,9 @@ def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 def fill(model: nn.Module, seed: int, scale: str) -> nn.Module:
     """Gives a model generated weights and puts it in eval mode."""
-    weights = {name: torch.from_numpy(values) for name, values in tensors(describe(model), seed, scale).items()}
-    model.load_state_dict(weights, strict=True)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():  # which shares its memory; the largest models fit in once
+            value.copy_(torch.from_numpy(tensor(name, value.shape, seed, scale)))
     return model.eval()
 
 
@@ -154,7 +156,7 @@ def record_gradients(
         if gradient is None:
             continue
         parts = {name: gradient}
-        if ".qkv." in name:  # fused: query, key and value each by itself
+        if re.search(r"\.(qkv|in_proj_(weight|bias)$)", name):  # fused: query, key and value each by itself
             parts = {f"{name}[{i}]": part for i, part in enumerate(gradient.chunk(3))}
         for part, value in parts.items():
             flat = value.flatten()
@@ -169,6 +171,7 @@ def compute(
     dtype: torch.dtype,
     *,
     short: bool = False,
+    utterances: Sequence[Mapping[str, Any]] = UTTERANCES,
 ) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Everything that a golden file records of one model.
 
@@ -178,12 +181,13 @@ def compute(
         prepare: What its toolkit does to an utterance (S,) before padding.
         dtype: Precision of model and audio.
         short: Leave out the batch of equal lengths and the gradients of the padded batch.
+        utterances: What it is given, the first of them for gradients alone.
 
     Returns:
         The arrays by name, as tensors, and the valid frames of every call.
     """
     arrays: dict[str, Any] = {}
-    raw = [torch.from_numpy(waveform(spec)).to(dtype).requires_grad_() for spec in UTTERANCES]
+    raw = [torch.from_numpy(waveform(spec)).to(dtype).requires_grad_() for spec in utterances]
     frames: dict[str, list[int]] = {"single": []}
     for index, utterance in enumerate(raw):
         stages = run(prepare(utterance)[None], None)
@@ -227,7 +231,7 @@ def measure_noise(
             whole = name.replace("/slice", "/norm")
             size = float(exact[whole]) if whole.endswith("/norm") else float(exact[name].norm())
             # Key biases shift all scores of a query alike: their gradient is zero, and what is seen is rounding.
-            if not re.search(r"((k_proj|linear_k)\.bias|qkv\.bias\[1\])/(norm|slice)$", name):
+            if not re.search(r"((k_proj|linear_k)\.bias|(qkv\.|in_proj_)bias\[1\])/(norm|slice)$", name):
                 noise["gradients"] = max(noise["gradients"], difference / size)
         elif kind != "loss":
             noise[kind if kind in noise else "states"] = max(noise.get(kind, noise["states"]), difference)
@@ -323,16 +327,19 @@ def write_case(
     }
     stored = {name: value.numpy() for name, value in arrays.items()}
     stored["padded/frames"] = np.array(frames["padded"], dtype=np.int64)
-    write(out / about["case"], document, stored)
+    write(out / about["case"], document, stored, packed=True)
 
 
-def write(stem: Path, document: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the JSON and the arrays, and says how large they are."""
+def write(stem: Path, document: dict[str, Any], arrays: Mapping[str, np.ndarray], *, packed: bool = False) -> None:
+    """Writes the JSON and the arrays, packed as `store` does or one by one, and says how large they are."""
     text = json.dumps(document, indent=1)
     # Lists of plain values, and the entries of `state`, on one line each.
     text = re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)
     text = re.sub(r'\{\s+("shape": .*)\n\s+("dtype": .*)\n\s+\}', r"{\1 \2}", text)
     stem.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    np.savez_compressed(stem.with_suffix(".npz"), **arrays)
+    if packed:
+        store.write(stem.with_suffix(".npz"), arrays)
+    else:
+        np.savez_compressed(stem.with_suffix(".npz"), **arrays)
     size = stem.with_suffix(".npz").stat().st_size / 1000
     print(f"{stem.name}: {len(arrays)} arrays, {size:.0f} kB", document.get("noise", ""), document.get("health", ""))

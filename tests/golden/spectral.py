@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from tests.golden import generator
-from tests.golden.compare import SLICE, Case, Comparison
+from tests.golden import generator, store
+from tests.golden.compare import SLICE, Case, Comparison, check_layers, check_silence
 from zoo.layers import spectral
 from zoo.models._family import Model
 
@@ -23,8 +23,7 @@ DATA = Path(__file__).parent / "spectral"
 
 def read(name: str) -> Case:
     """A recorded case by its name."""
-    with np.load(DATA / f"{name}.npz") as arrays:
-        return Case(name, json.loads((DATA / f"{name}.json").read_text()), dict(arrays))
+    return Case(name, json.loads((DATA / f"{name}.json").read_text()), store.read(DATA / f"{name}.npz"))
 
 
 def model_names() -> list[str]:
@@ -59,9 +58,9 @@ def checkpoint(case: Case, folder: Path) -> Path:
     return path
 
 
-def compare_model(case: Case, model: Model) -> Comparison:
+def compare_model(case: Case, model: Model, result: Comparison | None = None) -> Comparison:
     """Hold a model against a case: alone, exact in a batch, s3prl's batch, backward."""
-    result = Comparison()
+    result = result or Comparison()
     want, waves = case.arrays, case.utterances()
     lengths = [len(wave) for wave in waves]
     frames = [len(want[f"single{i}/0"]) for i in range(len(waves))]
@@ -73,13 +72,18 @@ def compare_model(case: Case, model: Model) -> Comparison:
             out = model(wave[None])
             if out.lengths.tolist() != [frames[i]] or len(out.hidden_states) != depth + 1:
                 result.failures.append(f"single{i}: {out.lengths.tolist()} frames, {len(out.hidden_states)} states")
+            if model.frame_count(len(wave)) != frames[i]:
+                result.failures.append(f"single{i}: {model.frame_count(len(wave))} frames are foretold")
             for k, state in enumerate(out.hidden_states):
                 result.check(f"single{i}/{k}", state[0], want[f"single{i}/{k}"])
+        check_layers(result, model, waves[0], want, depth)
         for value in (float("nan"), 1e9):
             batch = nn.utils.rnn.pad_sequence(waves, batch_first=True, padding_value=value)
             for k, state in enumerate(model(batch, lengths).hidden_states):
                 for i, n in enumerate(frames):
                     result.check(f"exact/{i}/{k}", state[i, :n], want[f"single{i}/{k}"])
+                    if state[i, n:].any():
+                        result.failures.append(f"exact/{i}/{k}: padded frames that are not zero")
         model.padding = "reference"
         out = model(nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths)
         for k, state in enumerate(out.hidden_states):
@@ -151,6 +155,9 @@ def compare_baselines() -> Comparison:
             # s3prl leaves out what it takes for padding at the end; here those frames are zero.
             result.check(f"single{i}/{name}", alone[0, ::4][: len(want)], want, "transform", unit)
             result.check(f"exact{i}/{name}", batch[i, ::4][: len(want)], want, "transform", unit)
+            if batch[i, model.frame_count(len(wave)) :].any():
+                result.failures.append(f"exact{i}/{name}: padded frames that are not zero")
+        check_silence(result, model)
         model.padding = "reference"
         want = case.arrays[f"{name}/padded"]
         got = model(clean, lengths).hidden_states[0][:, ::4][:, : want.shape[1]]

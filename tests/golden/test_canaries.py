@@ -160,7 +160,7 @@ def states_off_by_one(model: nn.Module, patch: pytest.MonkeyPatch) -> None:
 
     def forward(self: nn.Module, *args: object) -> dict[int, Tensor]:
         states = original(self, *args)
-        return {k: states[max(k - 1, 0)] for k in states}
+        return {k: states.get(max(k - 1, 0), state) for k, state in states.items()}
 
     patch.setattr(transformer.TransformerEncoder, "forward", forward)
 

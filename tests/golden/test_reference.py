@@ -10,14 +10,17 @@ import torch
 import zoo
 from tests.families import SPEECH_ENCODERS
 from tests.golden import generator
-from tests.golden.compare import TOLERANCES, Case, case_names, compare
+from tests.golden.compare import TOLERANCES, Case, case_names, check_silence, compare
+from zoo.layers.lengths import Valid
 
 
 @pytest.mark.parametrize("name", case_names())
 def test_case(name: str, tmp_path: Path, record_differences) -> None:
     case = Case.read(name)
     checkpoint = case.checkpoint(tmp_path)
-    result = compare(case, zoo.load(checkpoint), case.names(checkpoint))
+    model = zoo.load(checkpoint)
+    result = compare(case, model, case.names(checkpoint))
+    check_silence(result, model)
     record_differences(case.facts["family"], result.largest)
     assert not result.failures, "\n".join(result.failures)
 
@@ -31,6 +34,16 @@ def test_every_released_architecture_is_covered(tmp_path: Path) -> None:
         covered.add((config.family, config.norm_first, case.facts["scale"]))
     released = {(zoo.info(name).family, zoo.info(name).config.norm_first) for name in SPEECH_ENCODERS}
     assert {(family, first, scale) for family, first in released for scale in ("usual", "lively")} <= covered
+
+
+def test_the_reshape_rule_is_fairseqs() -> None:
+    """A frame is padded when all samples of its stretch are: fairseq's `forward_padding_mask`, written out."""
+    for samples, frames in ((4000, 12), (4160, 13), (977, 3)):
+        counts = tuple(range(samples // 2, samples + 1))
+        lengths = torch.tensor(counts)
+        padded = torch.arange(samples)[None, :] >= lengths[:, None]
+        want = padded[:, : samples - samples % frames].unflatten(1, (frames, -1)).all(2)
+        assert torch.equal(Valid(lengths, counts).reshaped_padding_mask(samples, frames), want)
 
 
 @pytest.mark.parametrize(("name", "overrides"), [("hubert_base", {}), ("wav2vec2_large_ll60k", {"width": 256})])
