@@ -132,7 +132,9 @@ def cell(torch: str, pythons: Sequence[str], folder: Path, options: Sequence[str
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """A Markdown table, a row for each family or condition; in it the largest difference, gradients behind a slash."""
-    rows = sorted({family for result in results for family in result.get("differences", {})})
+    every = [item for result in results for item in result.get("differences", {}).items()]
+    conditions = {name for name, stages in every if "forward" in stages}  # of test_conditions.py, below the families
+    rows = sorted({name for name, _ in every}, key=lambda name: (name in conditions, name))
     lines = ["| | " + " | ".join(result["name"] for result in results) + " |", "|---" * (len(results) + 1) + "|"]
     for family in rows:
         texts = []
