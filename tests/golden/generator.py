@@ -118,7 +118,8 @@ def tensor(name: str, shape: Sequence[int], seed: int, scale: str) -> np.ndarray
     if matrix:
         spread *= math.sqrt(3.0 / math.prod(shape[1:]))
     values *= np.float32(spread)
-    values += np.float32(centre)
+    if centre:
+        values += np.float32(centre)
     return values
 
 

@@ -595,7 +595,7 @@ CASES: dict[str, Case] = {
     "data2vec_base": Case("fairseq", fairseq, 1, {"family": "data2vec", **BASE, "layer_norm": True}),
     "data2vec_large": Case("fairseq", fairseq, 1, {"family": "data2vec", **LARGE, "scale": "deep"}),
     "data2vec2_base": Case(
-        "data2vec2", data2vec2, 1, {"depth": 8, "prenet": 4, "width": 768, "heads": 12, "size": "small"}
+        "data2vec2", data2vec2, 1, {"depth": 12, "prenet": 0, "width": 768, "heads": 12, "size": "small"}
     ),
     "data2vec2_large": Case(
         "data2vec2",

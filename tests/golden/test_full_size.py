@@ -75,7 +75,7 @@ def no_last_norm(model: Model, patch: pytest.MonkeyPatch) -> None:
 
 def layers_swapped(model: Model, patch: pytest.MonkeyPatch) -> None:
     layers = model.encoder.layers
-    patch.setattr(model.encoder, "layers", nn.ModuleList([*layers[:-2], layers[-1], layers[-2]]))
+    patch.setitem(model.encoder._modules, "layers", nn.ModuleList([*layers[:-2], layers[-1], layers[-2]]))
 
 
 def other_heads(model: Model, patch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def one_weight(model: Model, patch: pytest.MonkeyPatch) -> None:
     weight = model.encoder.layers[12].attention.v_proj.weight
     changed = weight.detach().clone()
     changed[3, 5] += 0.05
-    patch.setattr(model.encoder.layers[12].attention.v_proj, "weight", nn.Parameter(changed))
+    patch.setitem(model.encoder.layers[12].attention.v_proj._parameters, "weight", nn.Parameter(changed))
 
 
 CANARIES: dict[str, Callable[[Model, pytest.MonkeyPatch], None]] = {

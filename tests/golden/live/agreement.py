@@ -28,8 +28,9 @@ import zoo
 from tests.golden.compare import Case, Comparison, Tolerance, compare
 from tests.golden.live.examples import Example
 
-# Two float32 computations differ by the noise of both; the most in 120 models was 1.8 times that of one.
-NOISE = 4.0
+# Two float32 computations each have their own noise, and one's may be small by chance: in some 1,700 models the other
+# differed by 18.5 times it at most, in one 4 wide, whose norms divide by nearly nothing; the float64 values agreed.
+NOISE = 20.0
 LEAST = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-7}
 # The gradient of a key's bias is nothing too; its unit is that of the query's beside it.
 BESIDE = {
