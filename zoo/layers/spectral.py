@@ -241,10 +241,9 @@ def _kaldi_squares(frames: Tensor, mean: Tensor, size: int, window: Tensor, emph
 def _squares(frames: Tensor) -> Tensor:
     """(B, T, fft) -> (B, T, fft / 2 + 1, 2) squares of the real and imaginary parts of the transform.
 
-    Graphs get a matrix: torch 2.6 cannot trace a transform, and ONNX Runtime's own is a hundred times less exact where
-    fft is no power of two.
+    ONNX Runtime's own transform is a hundred times less exact where fft is no power of two, so it gets a matrix.
     """
-    if torch.compiler.is_compiling():
+    if torch.onnx.is_in_onnx_export():
         parts = frames @ constant(fourier, frames.shape[-1], like=frames)
         return torch.stack([parts[..., ::2], parts[..., 1::2]], -1).square()
     return torch.view_as_real(torch.fft.rfft(frames)).square_()
