@@ -46,6 +46,7 @@ import os, signal, sys
 import zoo.convert
 from zoo.converters._unpickle import LazyTensor
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in what it starts in the background
 source, moment, signal_name, *more = sys.argv[1:]
 pieces, replace, loads = LazyTensor.pieces, os.replace, 0
 
