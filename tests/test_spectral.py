@@ -150,8 +150,7 @@ def test_one_graph_for_any_batch_and_length(how: str) -> None:
         traced = torch.compile(Kaldi(), fullgraph=True, dynamic=True, backend="eager")
     for shape in ((2, 8000), (5, 5001), (1, 1234)):
         wave = torch.randn(shape)
-        for got, want in zip(traced(wave), Kaldi()(wave)):
-            assert TOLERANCES["traced features"].excess(got.numpy(), want.numpy()) <= 1  # another transform in graphs
+        torch.testing.assert_close(traced(wave), Kaldi()(wave))
 
 
 @pytest.mark.parametrize("padding", ["exact", "reference"])

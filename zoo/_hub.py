@@ -103,7 +103,7 @@ class Named:
         if self.preset.parameters == 0:
             raise InputError(f"{name} has no weights to fetch; zoo.load({name!r}) needs no file")
         if not self.preset.sources:
-            raise DownloadError(
+            raise CheckpointError(
                 f"no weights of {name!r} were released; zoo.build({name!r}) gives its architecture, and zoo.load takes "
                 "the path of a model that you have trained"
             )

@@ -154,7 +154,7 @@ def power_spectrum(waveforms: Tensor, lengths: Tensor, size: int, hop: int, fft:
 
 def log_mel(power: Tensor, bands: int, sample_rate: int, floor: float = 1e-10) -> Tensor:
     """ln(mel energies + floor): (B, T, bins) -> (B, T, bands)."""
-    energies = product(power, constant(mel_filters, power.shape[2], bands, sample_rate, like=power))
+    energies = power @ constant(mel_filters, power.shape[2], bands, sample_rate, like=power)
     return above_zero(energies, floor).log()
 
 
@@ -193,7 +193,7 @@ def kaldi_fbank(waveforms: Tensor, *, bands: int, size: int, hop: int, sample_ra
 def kaldi_mfcc(waveforms: Tensor, *, bands: int, cepstra: int, size: int, hop: int, sample_rate: int) -> Tensor:
     """Kaldi's cepstral coefficients, liftered, the zeroth among them: as `kaldi_fbank`, with F = cepstra."""
     logs = kaldi_fbank(waveforms, bands=bands, size=size, hop=hop, sample_rate=sample_rate)
-    return product(logs, constant(kaldi_cosines, bands, cepstra, like=logs))
+    return logs @ constant(kaldi_cosines, bands, cepstra, like=logs)
 
 
 def kaldi_spectrogram(waveforms: Tensor, *, size: int, hop: int) -> Tensor:
@@ -241,25 +241,19 @@ def _kaldi_squares(frames: Tensor, mean: Tensor, size: int, window: Tensor, emph
 def _squares(frames: Tensor) -> Tensor:
     """(B, T, fft) -> (B, T, fft / 2 + 1, 2) squares of the real and imaginary parts of the transform.
 
-    Graphs get a matrix: torch 2.6 cannot trace a transform, and ONNX Runtime's own is a hundred times less exact where
-    fft is no power of two.
+    ONNX Runtime's own transform is a hundred times less exact where fft is no power of two, so it gets a matrix.
     """
-    if torch.compiler.is_compiling():
-        parts = product(frames, constant(fourier, frames.shape[-1], like=frames))
+    if torch.onnx.is_in_onnx_export():
+        parts = frames @ constant(fourier, frames.shape[-1], like=frames)
         return torch.stack([parts[..., ::2], parts[..., 1::2]], -1).square()
     return torch.view_as_real(torch.fft.rfft(frames)).square_()
 
 
-def product(x: Tensor, matrix: Tensor) -> Tensor:
-    """(B, T, F) times (F, G). One product of two matrices: of more axes, torch 2.6 cannot export it to ONNX."""
-    return (x.flatten(0, 1) @ matrix).reshape(*x.shape[:2], -1)
-
-
 def fourier(size: int) -> Tensor:
     """(size, size + 2): a cosine and a sine of every frequency from 0 to half the rate."""
-    circle = [(math.cos(2 * math.pi * i / size), math.sin(2 * math.pi * i / size)) for i in range(size)]
     place = torch.arange(size, device="cpu")[:, None] * torch.arange(size // 2 + 1, device="cpu") % size
-    return torch.tensor(circle, dtype=torch.float32, device="cpu")[place].flatten(1)
+    angle = place.double() * (2.0 * math.pi / size)
+    return torch.stack([angle.cos(), angle.sin()], 2).flatten(1).float()
 
 
 def _power(squares: Tensor) -> Tensor:
