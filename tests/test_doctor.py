@@ -88,7 +88,8 @@ def unused_port() -> int:
 def test_a_good_machine(run: Run, tmp_path: Path) -> None:
     status, found = run()
     assert status == 0
-    assert set(found) == {
+    # A GPU that is there, or that torch was built for, is a line more.
+    assert {name for name in found if not name.startswith(("cuda", "mps"))} == {
         "zoo", "torch", "threads", "cpu", "libsndfile", "soxr", "cache", "disk", "HF_TOKEN", "network",
     }  # fmt: skip
     assert torch.__version__ in found["torch"][0]["detail"]

@@ -120,8 +120,12 @@ CASES: dict[str, Callable[[str], Case]] = dict.fromkeys(
     ),
     Case.read,
 ) | {"tera_lively": spectral.read}
-# A bias that is learned no kernel but math takes forward and backward.
-LEARNED_BIAS = {"data2vec2_lively", "wavlm_post_norm_lively", "conformer_relative_lively"}
+LEFT_OUT = {
+    # A bias that is learned no kernel but math takes forward and backward.
+    "SDPA flash": {"data2vec2_lively", "wavlm_post_norm_lively", "conformer_relative_lively"},
+    # Threads that wait for each other take long where others are busy.
+    **dict.fromkeys(("2 threads", "4 threads"), CASES.keys() - {"wav2vec2_pre_norm_lively", "wavlm_post_norm_lively"}),
+}
 
 
 def load(name: str, folder: Path) -> tuple[Case, Model]:
@@ -166,7 +170,7 @@ def measure(
     condition: Condition, case: Case, model: Callable[..., EncoderOutput]
 ) -> tuple[dict[str, float], list[str]]:
     """Largest differences, and those that the table does not allow."""
-    with condition.around():
+    with threads(1), condition.around():
         found = {"forward": forward(case, model), "backward": backward(case, model)}
     allowed = dict(zip(found, CONDITIONS[condition.row]))
     return found, [f"{stage}: {value:.1e}" for stage, value in found.items() if not value <= allowed[stage]]
@@ -175,7 +179,7 @@ def measure(
 @pytest.mark.parametrize("condition", EVERY, ids=lambda condition: condition.name)
 def test_condition(condition: Condition, tmp_path: Path, record_differences) -> None:
     failures = []
-    for name in CASES.keys() - (LEARNED_BIAS if condition.name == "SDPA flash" else set()):
+    for name in CASES.keys() - LEFT_OUT.get(condition.name, set()):
         case, model = load(name, tmp_path)
         found, more = measure(condition, case, model.to(condition.device, condition.dtype))
         record_differences(condition.name, found)
