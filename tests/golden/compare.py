@@ -41,6 +41,7 @@ class Tolerance:
 # The one tolerance table. Gradients are compared in units of the L2 norm of the parameter's own gradient.
 TOLERANCES = {
     "tiny": Tolerance(rtol=1.3e-6, atol=1e-5),
+    "batched": Tolerance(rtol=1.3e-6, atol=2e-5),  # in a batch against alone, both of the zoo's: two roundings
     "gradient": Tolerance(rtol=0.0, atol=1e-5),
     "transform": Tolerance(rtol=0.0, atol=1e-5),  # in units of the largest value of each
     "traced": Tolerance(rtol=1.3e-6, atol=3e-5),
