@@ -364,7 +364,7 @@ class Transfer:
                         **headers,
                         **self._authorization(address, first=before is None),
                     },
-                    auth=_no_netrc,
+                    auth=no_netrc,
                     stream=True,
                     allow_redirects=False,
                     timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
@@ -468,7 +468,7 @@ class Transfer:
         return record
 
 
-def _no_netrc(request: Any) -> Any:
+def no_netrc(request: Any) -> Any:
     """Keeps requests from looking for passwords in ~/.netrc."""
     return request
 
@@ -501,7 +501,7 @@ def _pieces(answer: requests.Response) -> Iterator[bytes]:
         try:
             piece = read(CHUNK_BYTES)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise Failure(f"the connection was lost ({_kind(error)})", again=ATTEMPTS) from None
+            raise Failure(f"the connection was lost ({innermost_reason(error)})", again=ATTEMPTS) from None
         if not piece:
             return
         yield piece
@@ -513,7 +513,7 @@ def _pieces(answer: requests.Response) -> Iterator[bytes]:
             since, received = time.monotonic(), 0
 
 
-def _kind(error: BaseException) -> str:
+def innermost_reason(error: BaseException) -> str:
     """What happened, from the innermost cause, without addresses: those may hold secrets."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
@@ -526,9 +526,11 @@ def _unanswered(error: Exception) -> Failure:
     import requests
 
     if isinstance(error, requests.exceptions.SSLError):
-        return Failure(f"its certificate cannot be checked ({_kind(error)})")
+        return Failure(f"its certificate cannot be checked ({innermost_reason(error)})")
     if isinstance(error, requests.exceptions.ProxyError):
-        return Failure(f"the proxy of the environment does not serve it ({_kind(error)})", again=UNREACHABLE_ATTEMPTS)
+        return Failure(
+            f"the proxy of the environment does not serve it ({innermost_reason(error)})", again=UNREACHABLE_ATTEMPTS
+        )
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return Failure(f"nobody answers within {CONNECT_TIMEOUT_S:g} s", again=UNREACHABLE_ATTEMPTS)
     if isinstance(error, requests.exceptions.Timeout):
@@ -538,7 +540,7 @@ def _unanswered(error: Exception) -> Failure:
         aborted = dropped or "RemoteDisconnected" in (type(e).__name__ for e in _causes(error))
         if aborted:
             return Failure("the connection was dropped before an answer", again=ATTEMPTS)
-        return Failure(f"it cannot be reached ({_kind(error)})", again=UNREACHABLE_ATTEMPTS)
+        return Failure(f"it cannot be reached ({innermost_reason(error)})", again=UNREACHABLE_ATTEMPTS)
     return Failure(f"it cannot be asked ({type(error).__name__})")
 
 

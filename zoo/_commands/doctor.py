@@ -243,7 +243,7 @@ def _unreachable(address: str) -> str:
     import requests
 
     try:
-        requests.head(f"{address}/", timeout=TIMEOUT_S, auth=_download._no_netrc).close()  # follows no redirect
+        requests.head(f"{address}/", timeout=TIMEOUT_S, auth=_download.no_netrc).close()  # follows no redirect
     except (requests.RequestException, OSError, ValueError) as error:
-        return _download._kind(error)
+        return _download.innermost_reason(error)
     return ""
