@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,15 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """
     if request.node.get_closest_marker("weights") is None:
         only_loopback(monkeypatch.setattr)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For models so small that they gain nothing from a second thread, and lose much when the processor is shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 SETTINGS = ("XDG_CACHE_HOME", "ZOO_OFFLINE", "ZOO_MIRROR", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN")

@@ -37,13 +37,7 @@ COMMANDS = {"zoo": zoo.__main__.main, "zoo.convert": zoo.convert.main}
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """A model this small gains nothing from a second thread, and loses much when the processor is shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

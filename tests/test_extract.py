@@ -24,13 +24,7 @@ ATOL = 1e-5
 MIXED = [5000, 400, 16000, 399, 9000, 400, 12345, 8000, 15999, 640]  # one of them is too short
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """A model this small gains nothing from a second thread, and loses much when the processor is shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

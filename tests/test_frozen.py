@@ -50,13 +50,7 @@ NOT_FROZEN = {"bad_input.json", "ledger.json"}
 WAVEC_U = ("wav2vec_u", "wav2vec_u2")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from a second thread, and lose much when the processor is shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- what is held ------------------------------------------------------------------------------------------------

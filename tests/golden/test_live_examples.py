@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,6 @@ from tests.golden import generator
 from tests.golden.live.agreement import LEAST, NOISE, Measured, least_unit, own_noise
 from tests.golden.live.examples import DRAWN, FAMILIES, Example
 from zoo._registry import families
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """What is so small runs fastest on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_every_family_is_drawn() -> None:
