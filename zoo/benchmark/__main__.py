@@ -17,7 +17,7 @@ from zoo.benchmark._run import STORE_GB, Options, Run, stem
 from zoo.errors import InputError, ZooError, printable
 
 HOOKS = ("corpus", "downstream", "sampler", "optimizer", "scheduler")
-TASK_HELP = "such as superb/ks, superb/all or all"
+TASK_HELP = "such as superb/ks, hear/esc50, superb/all, hear/all or all"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0: all finished; 1: any failed, with one sentence on stderr; 2: usage.
     """
-    parser = argparse.ArgumentParser(prog="python -m zoo.benchmark", description="SUPERB on any model of the zoo.")
+    parser = argparse.ArgumentParser(
+        prog="python -m zoo.benchmark", description="SUPERB and HEAR on any model of the zoo."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_list(commands)
     _add_run(commands)
@@ -75,7 +77,7 @@ def _list(args: argparse.Namespace) -> int:
         print(json.dumps(rows))
         return 0
     for row in rows:
-        print(f"{row['task']:14} {row['title']:32} {row['metric']:18} recipes: {', '.join(row['recipes'])}")
+        print(f"{row['task']:42} {row['title']:32} {row['metric']:21} recipes: {', '.join(row['recipes'])}")
     return 0
 
 
@@ -120,7 +122,7 @@ def _add_run(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    chosen = _task.select(args.task)
+    chosen = _task.select(args.task, args.data)
     given = {field.name: getattr(args, field.name) for field in fields(Options) if hasattr(args, field.name)}
     failed, results = 0, []
     with _distributed.group(args.device) as place:
@@ -163,7 +165,7 @@ def _add_check_data(commands: Any) -> None:
 
 
 def _check_data(args: argparse.Namespace) -> int:
-    found = [_layout.check(task, args.data) for task in _task.select(args.task)]
+    found = [_layout.check(task, args.data) for task in _task.select(args.task, args.data)]
     if args.json:
         print(json.dumps([asdict(one) for one in found]))
     else:

@@ -34,7 +34,7 @@ class View:
     Attributes:
         layers: which, as indices without negatives.
         normalize: layer norm without parameters over D, of every state.
-        frames: "round" or "ceil", see `Recipe`.
+        frames: "round", "ceil" or "all", see `Recipe`.
         pools: the mean over the valid frames stands for them.
         exact: frames depend on their own utterance only, see `padding`.
     """
@@ -63,8 +63,10 @@ class View:
         if self.normalize:
             x = F.layer_norm(x, x.shape[-1:])
         given = lengths.to(x.device) if self.exact else torch.full_like(lengths, x.shape[2], device=x.device)
-        wanted = torch.tensor([valid_frames(n, hop_samples, self.frames) for n in samples], device=x.device)
-        x_len = torch.minimum(wanted, given) if self.frames == "round" else wanted.where(given > 0, given)
+        x_len = given
+        if self.frames != "all":
+            wanted = torch.tensor([valid_frames(n, hop_samples, self.frames) for n in samples], device=x.device)
+            x_len = torch.minimum(wanted, given) if self.frames == "round" else wanted.where(given > 0, given)
         index = torch.arange(max(1, int(x_len.max())), device=x.device)
         there = index < x_len[:, None]
         index = torch.minimum(index.expand(len(samples), -1), (given - 1).clamp(min=0)[:, None])

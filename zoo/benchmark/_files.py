@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def plain(value: Any) -> Any:
     """A value as it comes back from JSON; NaN and infinity become null, what JSON does not have becomes text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, Mapping):
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

@@ -7,8 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.benchmark._run import corpus_root
-from zoo.benchmark._task import Task
+from zoo.benchmark._task import Task, corpus_root
 from zoo.errors import InputError, ZooError
 
 ADVICE = "; `python -m zoo.benchmark check-data"
@@ -36,8 +35,7 @@ class Check:
 
 def check(task: Task, data: Path) -> Check:
     """Compare a folder with the task's layout, and read the corpus."""
-    layout = task.layout
-    root = corpus_root(task, data)
+    layout, root = task.layout, corpus_root(task, data)
     complete = usable = data.is_dir()
     lines = (
         [] if usable else [f"{data} is {'a file' if data.exists() else 'not there'}; give the folder of the corpora"]
@@ -48,9 +46,10 @@ def check(task: Task, data: Path) -> Check:
         usable &= found > 0
         word = "ok" if found == official else "missing" if not found else "other number"
         lines.append(f"{word}: {pattern}: {found} files, {official} in the official release")
-    recipe = task.recipes["official"]
     try:
-        folds = {"fold": task.folds[0]} if task.folds else {}
+        task = task if task.read is None else task.read(root)
+        recipe = task.recipes["official"]
+        folds = {"fold": task.folds[0]} if task.folds and recipe.procedure is None else {}
         corpus = task.corpus(root, **{**recipe.corpus_options, **folds})
         for split, official in layout.items.items():
             found = len(corpus.get(split, {}))

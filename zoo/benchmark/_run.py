@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import platform
 import shutil
 import sys
@@ -19,7 +20,7 @@ import zoo
 from zoo.benchmark import _distributed, _files, _hooks, _upstream
 from zoo.benchmark._data import Audio, Split, fingerprint, split, unusable
 from zoo.benchmark._features import AUTOCAST, ON_THE_FLY, Features, View, Waveforms
-from zoo.benchmark._task import Corpus, Outcome, Recipe, Task, select
+from zoo.benchmark._task import Corpus, Given, Outcome, Recipe, Task, corpus_root, select
 from zoo.benchmark._trainer import Fit, Point, Probe
 from zoo.benchmark.objectives import Objective
 from zoo.errors import InputError, ZooError, printable, shown
@@ -140,17 +141,6 @@ def stem(task: Task) -> str:
     return task.name.replace("/", "_")
 
 
-def corpus_root(task: Task, data: Path) -> Path:
-    """The folder that the task's corpus parser is given.
-
-    Args:
-        task: with its layout.
-        data: holds the corpora side by side, or is the one corpus.
-    """
-    inner = data / task.layout.folder
-    return inner if task.layout.folder and inner.is_dir() else data
-
-
 class Run:
     """One task, one upstream.
 
@@ -173,8 +163,8 @@ class Run:
         log: Callable[[str], None],
     ) -> None:
         options.check()
-        self.task, self.options, self.output = task, options, Path(output)
         self.data = None if data is None else Path(data)
+        self.task, self.options, self.output = self._read(task, options), options, Path(output)
         if self.output.exists() and not self.output.is_dir():
             raise InputError(f"{self.output} is a file; give a folder for the results")
         self.folder = self.output / stem(task)
@@ -187,6 +177,7 @@ class Run:
                 _hooks.options(options.upstream_options, "upstream"),
                 padding=options.padding,
                 device=options.device,
+                chunk_s=self.recipe.chunk_s,
             )
         self.corpora = {fold: self._corpus(fold) for fold in self._folds()}
         self.fingerprint = fingerprint({f"{fold}/{k}": v for fold, c in self.corpora.items() for k, v in c.items()})
@@ -212,7 +203,7 @@ class Run:
         _distributed.wait()
         begun = time.perf_counter()
         with torch.random.fork_rng():
-            found = self._procedure() if self.task.procedure is not None else self._train()
+            found = self._train() if self.recipe.procedure is None else self._procedure(self.recipe.procedure)
         result = Result(
             task=self.task.name,
             upstream=self.upstream.name,
@@ -232,7 +223,7 @@ class Run:
             if self.options.tensorboard:
                 shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
                 tensorboard.stream(result.curve, self.folder / "tensorboard")
-            for left in [*self.folder.rglob(CHECKPOINT), *self.folder.rglob(f"{_files.TEMPORARY}*")]:
+            for left in [*self.folder.rglob("checkpoint*"), *self.folder.rglob(f"{_files.TEMPORARY}*")]:
                 left.unlink()
             shutil.rmtree(self.folder / "features", ignore_errors=True)
         _distributed.wait()
@@ -254,7 +245,8 @@ class Run:
             _files.write_json(path, identity)
 
     def _folds(self) -> Sequence[str | None]:
-        return self.task.folds if self.task.folds and self.options.corpus is None else [None]
+        whole = not self.task.folds or self.options.corpus is not None or self.recipe.procedure is not None
+        return [None] if whole else self.task.folds
 
     def _recipe(self) -> Recipe:
         """The named recipe with what the options change."""
@@ -281,19 +273,29 @@ class Run:
     def _corpus(self, fold: str | None) -> Corpus:
         options = _hooks.options(self.options.corpus_options, "corpus")
         if self.options.corpus is not None:
-            root = {} if self.data is None or "root" in options else {"root": self.data}
+            place = {} if self.data is None or "root" in options else {"root": self.data}
             hook = _hooks.resolve(self.options.corpus, "corpus")
             if not _hooks.takes(hook, "root"):
-                root = {}
-            found = _hooks.call(hook, "corpus", **root, **options)
+                place = {}
+            found = _hooks.call(hook, "corpus", **place, **options)
             return _checked(found, _hooks.name(hook))
+        root = self._root(self.task)
+        folds = {} if fold is None else {"fold": fold}
+        rate = {"rate": self.upstream.sample_rate} if "rate" in inspect.signature(self.task.corpus).parameters else {}
+        return self.task.corpus(root, **{**self.recipe.corpus_options, **options, **folds, **rate})
+
+    def _read(self, task: Task, options: Options) -> Task:
+        """The task as its folder describes it, where one does."""
+        return task if task.read is None or options.corpus is not None else task.read(self._root(task))
+
+    def _root(self, task: Task) -> Path:
+        """Of the corpus."""
         if self.data is None:
-            raise InputError(f"{self.task.name} was asked for without data; name the folder that holds its corpus")
+            raise InputError(f"{task.name} was asked for without data; name the folder that holds its corpus")
         if not self.data.is_dir():
             what = "a file" if self.data.exists() else "not there"
-            raise InputError(f"{self.data} is {what}; give the folder that holds the corpus of {self.task.name}")
-        folds = {} if fold is None else {"fold": fold}
-        return self.task.corpus(corpus_root(self.task, self.data), **{**self.recipe.corpus_options, **options, **folds})
+            raise InputError(f"{self.data} is {what}; give the folder that holds the corpus of {task.name}")
+        return corpus_root(task, self.data)
 
     def _config(self) -> dict[str, Any]:
         """Everything that decides about the numbers, as the result file states it."""
@@ -303,7 +305,7 @@ class Run:
             "upstream_sha256": self.upstream.digest(),
             "seed": options.seed,
             "padding": options.padding,
-            "layers": list(self.upstream.layer_indices(options.layers)),
+            "layers": list(self.upstream.layer_indices(self.layers)),
             "normalize": options.normalize,
             "finetune": options.finetune,
             "precision": options.precision,
@@ -314,7 +316,9 @@ class Run:
             "head": None if recipe.head is None else _hooks.name(recipe.head),
             "head_options": dict(recipe.head_options),
             "objective_options": dict(recipe.objective_options),
-            "steps": recipe.steps,
+            "procedure": None if recipe.procedure is None else _hooks.name(recipe.procedure),
+            "procedure_options": dict(recipe.procedure_options),
+            "steps": recipe.steps if recipe.procedure is None else options.steps,
             "batch_size": recipe.batch_size,
             "accumulate": recipe.accumulate,
             "learning_rates": self._learning_rates(),
@@ -330,12 +334,18 @@ class Run:
             "evaluate_every": recipe.evaluate_every,
             "frames": recipe.frames,
             "crop_s": recipe.crop_s,
+            "chunk_s": recipe.chunk_s,
             "audio": {split: _hooks.name(effect) for split, effect in recipe.audio.items()},
             "min_samples": dict(recipe.min_samples),
             "valid_sampler": None if recipe.valid_sampler is None else _hooks.name(recipe.valid_sampler),
             "evaluation_batch_size": recipe.evaluation_batch_size,
             "resampler": "soxr HQ",
         }
+
+    @property
+    def layers(self) -> Sequence[int] | None:
+        """Hidden states that are used."""
+        return self.recipe.layers if self.options.layers is None else self.options.layers
 
     def _learning_rates(self) -> list[float]:
         options, recipe = self.options, self.recipe
@@ -438,17 +448,26 @@ class Run:
 
     # --- a task that does something else -----------------------------------------------------------------------------
 
-    def _procedure(self) -> dict[str, Any]:
-        procedure = self.task.procedure
-        if procedure is None:
-            raise InputError(f"{self.task.name} has no procedure")
+    def _procedure(self, procedure: Callable[..., Outcome]) -> dict[str, Any]:
         part = _Part(self, None, self.corpora[None])
         self._fill([part])
-        outcome: Outcome = procedure(part.corpus, part.features.each, **self.recipe.objective_options)
+        given = Given(
+            corpus=part.corpus,
+            features=part.features.each,
+            times=self.upstream.times_ms,
+            chance=lambda name: part.objective.chance(part.splits[name].items),
+            learning_rate=self.options.lr,
+            steps=self.options.steps,
+            seed=self.options.seed,
+            device=self.upstream.device,
+            folder=self.folder,
+            log=lambda line: self.log(f"{self.task.name}: {line}"),
+        )
+        outcome = procedure(given, **{**self.recipe.procedure_options, **self.recipe.objective_options})
         part.notes += self._submit(None, outcome.predictions)
         return {
             "metrics": {name: dict(values) for name, values in outcome.metrics.items()},
-            "chance": part.objective.chance(part.splits["test"].items),
+            "chance": outcome.chance,
             "curve": [dict(record) for record in outcome.curve],
             "chosen": dict(outcome.config),
             "features": part.features.kind,
@@ -485,13 +504,13 @@ class _Part:
         self.splits: dict[str, Split] = {
             name: split(name, corpus[name], self.objective, audio, options.limit) for name in names
         }
-        needed = {"test"} | ({"train", recipe.selection.split} if run.task.procedure is None else {"valid"})
+        needed = {"test", "train", recipe.selection.split} if recipe.procedure is None else set(recipe.splits)
         if missing := sorted(needed - set(self.splits)):
             raise InputError(
                 f"{run.task.name}: the corpus has no items with wav_path or waveform in its split {', '.join(missing)}"
             )
-        layers = upstream.layer_indices(options.layers)
-        pools = bool(getattr(recipe.head, "pools", False))
+        layers = upstream.layer_indices(run.layers)
+        pools = recipe.pools if recipe.head is None else bool(getattr(recipe.head, "pools", False))
         view = View(layers, options.normalize, recipe.frames, pools, options.padding == "exact")
         self.features = Features(
             upstream,
@@ -500,7 +519,7 @@ class _Part:
             self.splits,
             precision=options.precision,
             trained=options.finetune,
-            again=("train", "valid") if run.task.procedure is None else tuple(self.splits),
+            again=("train", "valid") if recipe.procedure is None else tuple(self.splits),
         )
         self.notes: list[str] = []
         self.fit: Fit | None = None
@@ -754,15 +773,16 @@ def run(
     Raises:
         ZooError: in one sentence, when it cannot be run.
     """
-    chosen = select(task)
+    place = None if data is None else Path(data)
+    chosen = select(task, place)
     if len(chosen) != 1:
         raise InputError(f"task {task!r} means {len(chosen)} tasks; run them one by one")
     unknown = sorted(set(options) - set(Options.__dataclass_fields__))
     if unknown:
         raise InputError(f"unknown options {', '.join(unknown)}; there are {', '.join(Options.__dataclass_fields__)}")
     with _distributed.group(options.get("device")) as device:
-        place, chosen_options = None if data is None else Path(data), Options(**options | {"device": device})
-        return Run(chosen[0], upstream, place, Path(output), chosen_options, _to_stderr).run()
+        asked = Options(**options | {"device": device})
+        return Run(chosen[0], upstream, place, Path(output), asked, _to_stderr).run()
 
 
 def _to_stderr(line: str) -> None:

@@ -7,7 +7,7 @@ v0.3 there, which produced the leaderboard) and `s3prl/problem` (v0.4).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -16,6 +16,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from zoo.benchmark import samplers
@@ -80,12 +81,18 @@ class Recipe:
         sampler_options: its keyword arguments.
         valid_sampler: the same for the validation set, once; None: every item, in order.
         frames: how many frames of an utterance count. "round": of the model's frames, at most samples / hop rounded
-            to the nearest, half to even (v0.3); "ceil": one for each begun hop, the last frame repeated (v0.4).
+            to the nearest, half to even (v0.3); "ceil": one for each begun hop, the last frame repeated (v0.4); "all".
+        layers: hidden states that are used where none are asked for; None: all.
+        chunk_s: longer audio is run in chunks of so many seconds, an eighth of each on either side being context.
         crop_s: longest training utterance in seconds; of longer ones a random part is taken each time.
         audio: split -> what is done to a waveform (S,) at 16 kHz before the upstream hears it.
         min_samples: split -> shorter utterances, after `audio`, are left out and counted.
         corpus_options: keyword arguments of the task's corpus.
         objective_options: keyword arguments of the task's objective.
+        procedure: what is done instead of training a head: `procedure(given, **procedure_options) -> Outcome`.
+        procedure_options: its keyword arguments.
+        pools: a procedure takes the mean over an utterance's frames; heads say so themselves.
+        splits: those that a procedure needs.
     """
 
     selection: Selection
@@ -107,11 +114,46 @@ class Recipe:
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
     valid_sampler: Callable[..., Any] | None = None
     frames: str = "round"
+    layers: tuple[int, ...] | None = None
+    chunk_s: float | None = None
     crop_s: float | None = None
     audio: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     min_samples: Mapping[str, int] = field(default_factory=dict)
     corpus_options: Mapping[str, Any] = field(default_factory=dict)
     objective_options: Mapping[str, Any] = field(default_factory=dict)
+    procedure: Callable[..., Outcome] | None = None
+    procedure_options: Mapping[str, Any] = field(default_factory=dict)
+    pools: bool = False
+    splits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a procedure works with.
+
+    Attributes:
+        corpus: of the task.
+        features: of a split, each id with its hidden states (K, T, D) on the CPU; T is 1 if the recipe pools.
+        times: the middles of the first so many frames of any utterance, (T,) fp64 in milliseconds.
+        chance: the primary metric of an answer that does not look at its input, on a split.
+        device: of the upstream.
+        folder: for what it keeps; files that begin with "checkpoint" are for going on, and are deleted when it is done.
+        log: takes a line of progress.
+        learning_rate: what was asked for, if anything was.
+        steps: at most so many updates.
+        seed: of everything random.
+    """
+
+    corpus: Corpus
+    features: Callable[[str], Iterable[tuple[str, Tensor]]]
+    times: Callable[[int], Tensor]
+    chance: Callable[[str], float]
+    device: torch.device
+    folder: Path
+    log: Callable[[str], None]
+    learning_rate: float | None = None
+    steps: int | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +161,15 @@ class Outcome:
     """What a procedure found.
 
     Attributes:
-        metrics: split -> metric -> value.
+        metrics: split -> metric -> value; those of "test" are what the task is measured by.
+        chance: the primary metric of an answer that does not look at its input.
         predictions: split -> id -> whatever the task predicts.
         curve: what was tried, one record each, such as {"layer": 3, "split": "valid", "mtwv": 0.07}.
         config: what was chosen.
     """
 
     metrics: Mapping[str, Mapping[str, float]]
+    chance: float
     predictions: Mapping[str, Mapping[str, Any]]
     curve: Sequence[Mapping[str, Any]] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -162,16 +206,14 @@ class Task:
         higher_is_better: direction of the primary metric.
         corpus: `corpus(root, **options) -> Corpus`; with `fold=...` where there are folds.
         objective: `objective(corpus, hop_samples, **options)`: labels, loss, predictions, metrics.
-        recipes: "official", "miniature" and others. A task that trains nothing has none, but a `procedure`.
+        recipes: "official", "miniature" and others.
         layout: what must be on disk.
         miniature: `miniature(root)` writes a small corpus in this layout: the same bytes every time, in files that
             other tasks of the same corpus may have written already.
         folds: each is trained and tested by itself, and the metrics are averaged.
-        procedure: what is done instead of training a head: `procedure(corpus, features, **options) -> Outcome`, where
-            `features(split)` gives the ids of a split, each with its features (K, T, D) of every hidden state, and
-            options are the recipe's `objective_options`.
         submission: `submission(folder, fold, predictions)` writes the files that the leaderboard takes. Predictions:
             split -> id -> what the objective predicts; of a corpus's extra splits without audio, its items.
+        read: the task as its folder on disk describes it: `read(root) -> Task`.
     """
 
     name: str
@@ -184,8 +226,8 @@ class Task:
     layout: Layout
     miniature: Callable[[Path], None]
     folds: tuple[str, ...] = ()
-    procedure: Callable[..., Outcome] | None = None
     submission: Callable[[Path, str | None, Mapping[str, Mapping[str, Any]]], None] | None = None
+    read: Callable[[Path], Task] | None = None
 
 
 @cache
@@ -193,23 +235,38 @@ def tasks() -> dict[str, Task]:
     """Every task by its name, those of other packages' entry points `zoo.tasks` among them."""
     found: list[Task] = []
     for suite in SUITES:
-        try:
-            package = import_module(f"zoo.benchmark.{suite}")
-        except ModuleNotFoundError:
-            continue
+        package = import_module(f"zoo.benchmark.{suite}")
         names = sorted(module.name for module in iter_modules(package.__path__) if not module.name.startswith("_"))
         found += [import_module(f"{package.__name__}.{name}").TASK for name in names]
+        found += getattr(package, "TASKS", ())
     found += [point.load() for point in entry_points(group="zoo.tasks")]
     return {task.name: task for task in found}
 
 
-def select(name: str) -> Sequence[Task]:
+def corpus_root(task: Task, data: Path) -> Path:
+    """The folder that the task's corpus parser is given.
+
+    Args:
+        task: with its layout.
+        data: holds the corpora side by side, below `tasks` too, or is the one corpus.
+    """
+    if not task.layout.folder:
+        return data
+    places = (data / task.layout.folder, data / "tasks" / task.layout.folder)
+    return next((place for place in places if place.is_dir()), data)
+
+
+def select(name: str, data: Path | None = None) -> Sequence[Task]:
     """The tasks that a name means: one, `superb/all`, `hear/all` or `all`.
+
+    Args:
+        name: of a task; of one of HEAR as much as tells it from the others.
+        data: folder of the corpora, where further tasks of HEAR may lie.
 
     Raises:
         InputError: when it means none.
     """
-    known = tasks()
+    known = tasks() if data is None else {**_further(data), **tasks()}
     if name == "all":
         return list(known.values())
     suite, _, rest = name.partition("/")
@@ -226,3 +283,9 @@ def select(name: str) -> Sequence[Task]:
     near = difflib.get_close_matches(name, [*known, *(f"{suite}/all" for suite in SUITES)], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`python -m zoo.benchmark list` has them all"
     raise InputError(f"task {name!r} was asked for, which is none; {hint}")
+
+
+def _further(data: Path) -> dict[str, Task]:
+    """Tasks that are known by their folders alone."""
+    suites = [import_module(f"zoo.benchmark.{suite}") for suite in SUITES]
+    return {task.name: task for suite in suites if hasattr(suite, "found") for task in suite.found(data)}

@@ -6,6 +6,7 @@ Shapes: B batch, S samples, T frames, D width, K hidden states.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from zoo.benchmark import _hooks
 from zoo.errors import InputError, cut
 
 PROBE_S = (1, 3)  # seconds of noise that show the shape of what a hook returns
+CONTEXT = 8  # so much of a chunk is context on either side
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,20 @@ class Upstream(nn.Module):
         name: for results.
         exact: an utterance in a batch gives what it gives alone; else each is run alone.
         own: a model of the zoo.
+        chunk_s: longer audio is run in chunks of so many seconds, see `chunks`; None: whole, and what is no model of
+            the zoo is always run whole.
     """
 
     takes = "waveforms"
 
-    def __init__(self, model: Callable[..., Any], name: str, *, exact: bool, own: bool) -> None:
+    def __init__(
+        self, model: Callable[..., Any], name: str, *, exact: bool, own: bool, chunk_s: float | None = None
+    ) -> None:
         super().__init__()
         self.model, self.name, self.exact, self.own = model, name, exact, own
         self.sample_rate = int(getattr(model, "sample_rate", 16_000))
         self.min_samples = int(getattr(model, "min_samples", 0))
+        self.chunk_samples = math.inf if chunk_s is None else int(chunk_s * self.sample_rate)
         self.config: Any = getattr(model, "config", SimpleNamespace(family=name))
         if own:
             one: Any = model
@@ -117,17 +124,33 @@ class Upstream(nn.Module):
             return int(self.model.frame_count(samples))  # type: ignore[attr-defined]
         return samples // self.hop_length + 1
 
+    def times_ms(self, frames: int) -> Tensor:
+        """Middles of the first frames of any utterance, (T,) fp64 in milliseconds; of a hook's in mid-hop."""
+        first = self.hop_length / 2
+        if self.own:
+            first = float(self.model.frame_centres(2 * self.min_samples)[0])  # type: ignore[attr-defined]
+        return (torch.arange(frames, dtype=torch.float64) * self.hop_length + first) * 1000.0 / self.sample_rate
+
     def forward(self, waveforms: Sequence[Tensor], layers: Sequence[int] | None = None) -> States:
         """Hidden states of 1-D waveforms."""
         indices = self.layer_indices(layers)
-        if self.own:
+        if self.own and max(map(len, waveforms)) <= self.chunk_samples:
             out = self.model(list(waveforms), layers=list(indices))
             return States(tuple(out.hidden_states), out.lengths)
-        batches = [[w] for w in waveforms] if self.exact else [list(waveforms)]
-        outs = [self._call(*_padded(batch, self.device)) for batch in batches]
+        if self.own:
+            outs = [self._chunked(waveform, indices) for waveform in waveforms]
+        else:
+            batches = [[w] for w in waveforms] if self.exact else [list(waveforms)]
+            outs = [self._call(*_padded(batch, self.device)) for batch in batches]
+            outs = [States(tuple(out.hidden_states[i] for i in indices), out.lengths) for out in outs]
         frames = max(int(out.lengths.max()) for out in outs)
-        states = tuple(torch.cat([_cut(out.hidden_states[i], frames) for out in outs]) for i in indices)
-        return States(states, torch.cat([out.lengths for out in outs]))
+        states = zip(*([_cut(state, frames) for state in out.hidden_states] for out in outs))
+        return States(tuple(map(torch.cat, states)), torch.cat([out.lengths for out in outs]))
+
+    def _chunked(self, waveform: Tensor, layers: Sequence[int]) -> States:
+        parts = zip(*chunks(self.model, waveform[None].to(self.device), self.chunk_samples, layers))
+        states = tuple(torch.cat(part, 1) for part in parts)
+        return States(states, torch.tensor([states[0].shape[1]], device=self.device))
 
     def _call(self, waveforms: Tensor, lengths: Tensor) -> States:
         out = self.model(waveforms, lengths)
@@ -151,6 +174,7 @@ def load(
     *,
     padding: str,
     device: str | None,
+    chunk_s: float | None = None,
 ) -> Upstream:
     """An upstream by name, path, import path of a hook, or as it is.
 
@@ -159,6 +183,7 @@ def load(
         options: keyword arguments of the hook, or of `zoo.load`.
         padding: "exact" or "reference".
         device: where to put it.
+        chunk_s: see `Upstream`.
     """
     try:
         place = torch.empty(0, device=device or "cpu").device
@@ -184,9 +209,37 @@ def load(
         if model.takes != "waveforms":
             raise InputError(f"{name} takes features of another model, not audio; give a speech model as upstream")
         model.padding = padding
-    made = Upstream(model, name, exact=padding == "exact", own=own)
+    made = Upstream(model, name, exact=padding == "exact", own=own, chunk_s=chunk_s)
     made.device = place
     return made.eval()
+
+
+def chunks(model: Any, audio: Tensor, chunk_samples: float, layers: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
+    """Hidden states of audio of any length, of which no more than a chunk is run at a time.
+
+    Chunks begin on the audio's grid of frames; an eighth of a chunk on either side is heard but not kept. What looks no
+    further than that (local features, convolutions) is as without chunks; attention sees its chunk alone, and
+    normalisation over time (of the waveform, a group norm's, that of spectral features) is each chunk's own.
+
+    Args:
+        model: of the zoo.
+        audio: (B, S), all of one length.
+        chunk_samples: length of a chunk.
+        layers: indices of hidden states.
+
+    Yields:
+        Of each chunk its K states (B, T', D), which follow on those before.
+    """
+    total, size = audio.shape[1], int(min(chunk_samples, audio.shape[1]))
+    frames, end, hop = model.frame_count(size), model.frame_count(total), model.hop_length
+    context = frames // CONTEXT
+    last = max(0, math.ceil((total - size) / hop))  # ends with the audio, and so is no shorter
+    done = 0
+    for start in (*range(0, last, frames - 2 * context), last):
+        stop = end if start == last else start + frames - context
+        states = model(audio[:, start * hop : start * hop + size], layers=list(layers)).hidden_states
+        yield tuple(state[:, done - start : stop - start] for state in states)
+        done = stop
 
 
 def _is_path(text: str) -> bool:

@@ -8,10 +8,11 @@ part of the clip, here as there.
 Timestamps are the middles of frames in milliseconds, `model.frame_centres` in double precision, so that they do not
 drift: 12.5 + 20 i for wav2vec 2.0 and its kin, 12.5 + 10 i for Kaldi's features, 10 i for TERA's centred ones.
 
-No more than `chunk_s` seconds of audio are run at a time: clips side by side, or chunks of a longer one. Chunks begin
-on its grid of frames, so times are those of the whole clip. An eighth of a chunk on either side is heard but not kept.
-What looks no further than that (local features, convolutions) is as without chunks; attention sees its chunk alone,
-and normalisation over time (of the waveform, a group norm's, that of spectral features) is each chunk's own.
+No more than `chunk_s` seconds of audio are run at a time: clips side by side, or chunks of a longer one, as
+`zoo.benchmark run hear/...` does too. Chunks begin on the clip's grid of frames, so times are those of the whole clip.
+An eighth of a chunk on either side is heard but not kept. What looks no further than that (local features,
+convolutions) is as without chunks; attention sees its chunk alone, and normalisation over time (of the waveform, a
+group norm's, that of spectral features) is each chunk's own.
 
 A clip that is shorter than `min_samples` is filled up with zeros. Frames of it whose middle lies behind its end are
 dropped, but for the first, whose time is then the clip's end.
@@ -22,14 +23,13 @@ Shapes: n clips, S samples, T frames, D width, K hidden states.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import zoo
-from zoo.benchmark._upstream import evaluating
+from zoo.benchmark._upstream import CONTEXT, chunks, evaluating
 from zoo.errors import InputError, shown
 
 DEFAULTS: dict[str, Any] = {
@@ -43,7 +43,6 @@ DEFAULTS: dict[str, Any] = {
 }
 CHOICES = {"combine": ("concatenate", "mean", "weights"), "padding": ("exact", "reference"), "pooling": ("mean",)}
 SAMPLE_RATES = (16_000, 22_050, 32_000, 44_100, 48_000)  # at which HEAR's audio can be had
-CONTEXT = 8  # so much of a chunk is context on either side
 MIN_CHUNK_S = 1.0
 
 
@@ -105,22 +104,11 @@ class HearModel(nn.Module):
             centres = centres[: max(1, int((centres <= samples).sum()))].clamp(max=samples)
         rows = max(1, self.chunk_samples // audio.shape[1])
         with evaluating(self), torch.no_grad():
-            parts = [torch.cat(list(self._chunks(part)), 1) for part in torch.split(audio, rows)]
+            parts = [
+                torch.cat([self._combined(s) for s in chunks(model, part, self.chunk_samples, self.layers)], 1)
+                for part in torch.split(audio, rows)
+            ]
         return torch.cat(parts)[:, : len(centres)], centres * 1000.0 / self.sample_rate
-
-    def _chunks(self, audio: Tensor) -> Iterator[Tensor]:
-        """Embeddings (n, T', size) of the chunks of clips (n, S), without their context."""
-        model: Any = self.model
-        total = audio.shape[1]
-        hop, size = model.hop_length, model.frame_count(self.chunk_samples)
-        context, end = size // CONTEXT, model.frame_count(total)
-        last = max(0, math.ceil((total - self.chunk_samples) / hop))  # ends with the clip, and so is no shorter
-        done = 0
-        for start in (*range(0, last, size - 2 * context), last):
-            stop = end if start == last else start + size - context
-            piece = audio[:, start * hop : start * hop + self.chunk_samples]
-            yield self._combined(model(piece, layers=self.layers).hidden_states)[:, done - start : stop - start]
-            done = stop
 
     def _combined(self, states: tuple[Tensor, ...]) -> Tensor:
         """K states (n, T, D) of any dtype as one in fp32."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.benchmark import audio, dtw, metrics, synthesis
-from zoo.benchmark._task import Corpus, Item, Layout, Outcome, Recipe, Selection, Task
+from zoo.benchmark._task import Corpus, Given, Item, Layout, Outcome, Recipe, Selection, Task
 from zoo.benchmark.objectives import Objective
 from zoo.benchmark.text import lines
 from zoo.errors import InputError, cut
@@ -131,15 +131,11 @@ class Matching(Objective):
     def check(self, split: str, item: Item) -> None:
         """Every recording can be searched."""
 
-    def chance(self, items: Mapping[str, Item]) -> float:
-        """The term-weighted value of finding nothing; finding all of everything is worth less."""
-        return 0.0
-
 
 Features = Callable[[str], Iterable[tuple[str, Any]]]
 
 
-def procedure(corpus: Corpus, features: Features, **options: Any) -> Outcome:
+def procedure(given: Given, **options: Any) -> Outcome:
     """Scores every hidden state on the dev queries, and the best of them on the eval queries.
 
     Features are standardised over the queries of a split and all documents. `mtwv` is what the official scorer counts:
@@ -150,16 +146,17 @@ def procedure(corpus: Corpus, features: Features, **options: Any) -> Outcome:
     once more.
 
     Args:
-        corpus: QUESST 2014.
-        features: gives the ids of a split, each with an array (K, T, D), of which one state is read at a time.
+        given: of QUESST 2014.
         options: of `dtw.search`.
     """
+    corpus, features = given.corpus, given.features
     layers = next(len(states) for _, states in features("documents"))
     tried = [_values(corpus, "valid", _search(features, "valid", layer, options)) for layer in range(layers)]
     best = max(range(layers), key=lambda layer: tried[layer]["mtwv"])
     trials = _search(features, "test", best, options)
     return Outcome(
         metrics={"valid": tried[best], "test": _values(corpus, "test", trials)},
+        chance=0.0,  # of finding nothing; finding all of everything is worth less
         predictions={"test": trials},
         curve=[{"layer": layer, "split": "valid", **found} for layer, found in enumerate(tried)],
         config={"layer": best},
@@ -286,6 +283,8 @@ def miniature(root: Path) -> None:
 
 OFFICIAL = Recipe(
     selection=Selection(metric="mtwv", higher_is_better=True),
+    procedure=procedure,
+    splits=("valid", "test", "documents"),
     audio=dict.fromkeys(("valid", "test", "documents"), partial(audio.gain, db=-3.0)),
 )
 
@@ -299,6 +298,5 @@ TASK = Task(
     recipes={"official": OFFICIAL, "miniature": OFFICIAL},
     layout=LAYOUT,
     miniature=miniature,
-    procedure=procedure,
     submission=submission,
 )

@@ -1,0 +1,60 @@
+"""HEAR: a task is a folder in the official format on disk; one that is not known here needs no code.
+
+Facts: hearbenchmark.com; Turian et al., "HEAR: Holistic Evaluation of Audio Representations" (arXiv 2203.03022);
+hear-eval-kit 2021.1.3 (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from zoo.benchmark._task import Layout, Recipe, Selection, Task
+from zoo.benchmark.hear import _folder, _known, _miniature, _official, _zoo
+from zoo.benchmark.hear._folder import Folder
+
+CHUNK_S = 120.0  # as in hear_api: of all clips, only those of Beehive States are longer
+LOWER = {"segment_1s_er"}  # the metrics of which less is better
+
+
+def task(folder: Folder) -> Task:
+    """The task that a folder describes."""
+    known = _known.FOLDERS.get(folder.name)
+    metric = folder.metrics[0]
+    selection = Selection(metric=metric, higher_is_better=metric not in LOWER)
+    official = Recipe(
+        selection=selection,
+        procedure=_official.procedure,
+        procedure_options={"folder": folder},
+        pools=not folder.event,
+        splits=folder.splits,
+        frames="all",
+        layers=(-1,),
+        chunk_s=CHUNK_S,
+    )
+    return Task(
+        name=f"hear/{folder.name}",
+        title=folder.name if known is None else known.title,
+        metric=metric,
+        higher_is_better=selection.higher_is_better,
+        corpus=_folder.corpus,
+        objective=partial(_zoo.Events if folder.event else _zoo.Scenes, folder=folder),
+        recipes={"official": official, "miniature": official, "zoo": _zoo.recipe(folder, selection)},
+        layout=Layout(folder=folder.name, files={}, items={}, source="", licence="") if known is None else known.layout,
+        miniature=partial(_miniature.write, folder=folder),
+        folds=folder.folds,
+        read=_read,
+    )
+
+
+def _read(root: Path) -> Task:
+    return task(_folder.read(root))
+
+
+def found(data: Path) -> list[Task]:
+    """Tasks whose folders lie in `data`, or below `tasks` in it."""
+    folders = sorted(path.parent for pattern in ("*", "tasks/*") for path in data.glob(f"{pattern}/{_folder.METADATA}"))
+    return [task(_known.unread(folder.name)) for folder in folders]
+
+
+TASKS = [task(known.folder) for known in _known.FOLDERS.values()]
