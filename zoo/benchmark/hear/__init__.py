@@ -1,0 +1,1 @@
+"""The twenty tasks of HEAR, read from folders in its on-disk format."""
