@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import platform
 import shutil
 import sys
@@ -18,7 +19,7 @@ from torch import nn
 
 import zoo
 from zoo.benchmark import _distributed, _files, _hooks, _upstream
-from zoo.benchmark._data import Audio, Split, fingerprint, split, unusable
+from zoo.benchmark._data import Audio, Kept, Split, fingerprint, split, unusable
 from zoo.benchmark._features import AUTOCAST, ON_THE_FLY, Features, View, Waveforms
 from zoo.benchmark._task import Corpus, Given, Outcome, Recipe, Task, corpus_root, select
 from zoo.benchmark._trainer import Fit, Point, Probe
@@ -132,8 +133,8 @@ class Result:
 
     @property
     def value(self) -> float:
-        """The primary metric."""
-        return float(self.primary["value"])
+        """The primary metric; NaN where it has no value."""
+        return math.nan if self.primary["value"] is None else float(self.primary["value"])
 
 
 def stem(task: Task) -> str:
@@ -254,6 +255,13 @@ class Run:
         if options.recipe not in recipes:
             raise InputError(f"recipe {options.recipe!r} was asked for; {self.task.name} has {', '.join(recipes)}")
         recipe = recipes[options.recipe]
+        if recipe.procedure is not None:
+            for name in ("finetune", "downstream", "sampler", "optimizer", "scheduler"):
+                if getattr(options, name):
+                    raise InputError(
+                        f"{name} was asked for; the recipe {options.recipe!r} of {self.task.name} trains nothing of "
+                        "the kind, choose another recipe or task"
+                    )
         changes: dict[str, Any] = {}
         if options.steps is not None:
             changes["steps"] = min(recipe.steps, options.steps)
@@ -416,14 +424,15 @@ class Run:
             fold = "" if part.fold is None else f" {part.fold}"
             sizes = (f"{name} {len(one.items)} ({_hours(one.seconds)})" for name, one in part.splits.items())
             self.log(f"{where}{fold}: {', '.join(sizes)}")
+        budget, free = round(self.options.store_gb * 1e9), shutil.disk_usage(_existing(self.folder)).free
         if self.options.finetune:
             self.log(f"{where}: features on the fly, the upstream is trained too")
+            self._keep(parts, min(budget, free))
             return
         pace = features.seconds_per_second()
         kind, why = features.storable(), "padding is not exact"
         waveforms = Waveforms([part.features for part in parts], kind)
         size = waveforms.estimate() if kind != ON_THE_FLY else 0
-        budget, free = round(self.options.store_gb * 1e9), shutil.disk_usage(_existing(self.folder)).free
         if kind != ON_THE_FLY and not size:
             kind, why = ON_THE_FLY, "every item is cropped at random"
         elif size > min(budget, free):
@@ -436,6 +445,7 @@ class Run:
             steps = recipe.steps * recipe.batch_size * recipe.accumulate * len(parts)
             cost = steps * min(mean, recipe.crop_s or mean) * pace
             self.log(f"{where}: features on the fly ({why}); about {_hours(cost)} for the upstream")
+            self._keep(parts, min(budget, free))
             return
         self.log(f"{where}: {kind}, {_bytes(size)}, made in about {_hours(sum(waveforms.seconds) * pace)}")
         key = f"{self.fingerprint} {features.view} {self.options.precision} {self.config['audio']}"
@@ -445,6 +455,12 @@ class Run:
             for name, one in part.splits.items():
                 if not one.items:
                     raise unusable(name, one.excluded)
+
+    def _keep(self, parts: Sequence[_Part], budget: int) -> None:
+        """Keep what has to be resampled, since it is read in every epoch."""
+        kept = Kept(self.folder / "features" / "audio", budget)
+        for part in parts:
+            part.features.audio.kept = kept
 
     # --- a task that does something else -----------------------------------------------------------------------------
 
