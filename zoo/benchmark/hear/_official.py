@@ -76,6 +76,7 @@ def procedure(given: Given, *, folder: Folder) -> Outcome:
         max_steps=given.steps,
         saved=Saved(given.folder),
         log=given.log,
+        progress=given.progress,
     )
     names = list(found.tested[0].scores)
     scores = {"test": {name: found.mean(name) for name in names}}
@@ -90,7 +91,10 @@ def procedure(given: Given, *, folder: Folder) -> Outcome:
         "grid": [{name: record[name] for name in KEPT} for record in tried],
         "winner": found.winner,
         "partitions": [
-            {"train": list(train), "valid": valid, "test": test, **{name: one.trained.record()[name] for name in KEPT}}
+            {
+                "splits": {"train": list(train), "valid": valid, "test": test},
+                **{name: one.trained.record()[name] for name in KEPT},
+            }
             for one, (train, valid, test) in zip(found.tested, partitions)
         ],
         "deviation": {name: found.deviation(name) for name in names},
