@@ -319,7 +319,7 @@ def public(module: ModuleType) -> dict[str, Any]:
     return {name: getattr(module, name) for name in sorted(names)}
 
 
-MODULES = ("zoo", "zoo.testing", "zoo.compat.s3prl")
+MODULES = ("zoo", "zoo.testing", "zoo.compat.s3prl", "zoo.compat.mteb", "zoo.compat.xares")
 
 
 def public_interface() -> object:

@@ -3,7 +3,7 @@
     import mteb
     from zoo.compat.mteb import Encoder
 
-    mteb.evaluate(Encoder("wavlm_base", layer="all", combine="mean"), mteb.get_tasks(modalities=["audio"]))
+    mteb.evaluate(Encoder("wavlm_base", layer="all", combine="mean"), mteb.get_benchmark("MAEB(v1, audio-only)"))
 
 The protocol is that of mteb 2.26.24, `mteb/models/models_protocols.py` (Apache-2.0), read for facts. It is met without
 a base class, so mteb is imported only where it asks for its own description of a model.
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo._audio import resample
+from zoo._audio import check_rate, resample
 from zoo._store import model_digest
 from zoo.benchmark import hear_api
 from zoo.errors import InputError, shown
@@ -106,7 +106,8 @@ class Encoder:
 
     def _clip(self, item: Any) -> Tensor:
         """(S,) of a mapping, or of what `datasets` decodes audio to, which has the same keys."""
-        array, rate = np.asarray(item["array"]), int(item["sampling_rate"])
+        array, rate = np.asarray(item["array"]), item["sampling_rate"]
+        check_rate(rate, "a clip's sampling_rate")
         if array.ndim not in (1, 2) or array.size == 0 or array.dtype.kind != "f":
             raise InputError(
                 f"a clip is an array of {array.dtype} {array.shape}; give floating point, (samples,) or (channels, "
