@@ -21,6 +21,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -298,8 +299,8 @@ def members(cls: type) -> dict[str, Any]:
     for name, value in vars(cls).items():
         if name.startswith("_") and name != "__init__":
             continue
-        if isinstance(value, property):
-            found[name] = "property" + (", can be set" if value.fset else "")
+        if isinstance(value, property | cached_property):
+            found[name] = "property" + (", can be set" if getattr(value, "fset", None) else "")
         elif isinstance(value, staticmethod | classmethod):
             found[name] = [type(value).__name__, *signature(value.__func__)]
         elif inspect.isfunction(value):
@@ -319,7 +320,7 @@ def public(module: ModuleType) -> dict[str, Any]:
     return {name: getattr(module, name) for name in sorted(names)}
 
 
-MODULES = ("zoo", "zoo.testing", "zoo.compat.s3prl")
+MODULES = ("zoo", "zoo.testing", "zoo.compat.s3prl", "zoo.compat.mteb", "zoo.compat.xares")
 
 
 def public_interface() -> object:

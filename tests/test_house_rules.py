@@ -27,6 +27,7 @@ LEVELS = {
     "_download": 4,
     "_repository": 5,
     "benchmark": 7,
+    "compat": 8,
 }
 REST = 6
 COMMAND_LINE_FILES = {"__main__", "_cli", "_commands", "convert"}
@@ -191,6 +192,7 @@ RULES: dict[Check, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
             ("zoo.converters.fairseq", "from zoo import load"),
             ("zoo.converters.fairseq", "import zoo._checkpoint"),
             ("zoo._audio", "import zoo.benchmark.features"),
+            ("zoo._audio", "import zoo.compat.s3prl"),
             ("zoo.benchmark.features", "from zoo._audio import read"),
             ("zoo.benchmark.features", "from zoo.models import hubert"),
             ("zoo.benchmark.features", "import importlib\nimportlib.import_module('zoo.layers')"),

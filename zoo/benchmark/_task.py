@@ -138,7 +138,8 @@ class Given:
         chance: the primary metric of an answer that does not look at its input, on a split.
         device: of the upstream.
         folder: for what it keeps; files that begin with "checkpoint" are for going on, and are deleted when it is done.
-        log: takes a line of progress.
+        log: takes a line to say.
+        progress: takes how much of it is done, and how much there is to do.
         learning_rate: what was asked for, if anything was.
         steps: at most so many updates.
         seed: of everything random.
@@ -151,6 +152,7 @@ class Given:
     device: torch.device
     folder: Path
     log: Callable[[str], None]
+    progress: Callable[[float, int], None]
     learning_rate: float | None = None
     steps: int | None = None
     seed: int = 0
