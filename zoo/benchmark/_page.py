@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, TypeGuard
@@ -24,7 +24,7 @@ MOST_PANELS = 4
 MOST_CLASSES = 25  # of a drawn confusion matrix
 LARGEST = 1e30  # what is beyond it is drawn there
 DASHES = ("8 2", "6 3", "2 3", "9 3 2 3", "12 4", "1 2", "4 2 1 2 1 2", "10 2 2 2 2 2")
-NOT_METRICS = {"step", "layer", "fold", "learning_rate", "split", "epoch", "partition", "point"}
+NOT_METRICS = {"step", "layer", "fold", "learning_rate", "split", "epoch", "partition"}
 
 STYLE = """
 :root{color-scheme:light dark;--page:#fff;--card:#f6f7f9;--text:#1b1f24;--soft:#57606a;--line:#d0d7de;--accent:#0b62b5;
@@ -137,6 +137,11 @@ def _article(run: report.Run, anchor: str) -> str:
         "steps": report.number(config.get("steps"), None),
         "batch": " x ".join(report.number(config.get(key), None) or "1" for key in ("batch_size", "accumulate")),
         "best step": ", ".join(filter(None, (report.number(p.get("best_step"), None) for p in run.folds.values()))),
+        "best epoch": ", ".join(
+            filter(
+                None, (report.number(p.get("best_epoch"), None) for p in data.get("chosen", {}).get("partitions", []))
+            )
+        ),
         "optimiser": report.plain(config.get("optimizer")),
         "head": report.plain(config.get("head")).rpartition(":")[2],
         "head parameters": report.number(data.get("head_parameters"), 0),
@@ -181,7 +186,7 @@ def _curves(run: report.Run) -> list[str]:
     panels: dict[tuple[str, str], dict[tuple[Any, ...], list[tuple[float, float]]]] = {}
     dropped: dict[tuple[str, str], int] = {}
     axis = "step"
-    winner = report.winner(run)
+    grid, winner = [one["point"] for one in report.tried(run)], report.winner(run)
     selected = None if winner is None else f"point {winner + 1}"
     for record in run.data["curve"]:
         axis = next((name for name in ("step", "epoch") if name in record), "layer")
@@ -189,13 +194,19 @@ def _curves(run: report.Run) -> list[str]:
         if not _finite(x):
             continue
         names = [value for key, value in record.items() if isinstance(value, str) and key not in NOT_METRICS]
-        if _finite(record.get("point")):
-            names.insert(0, f"point {record['point'] + 1:g}")
-        which = (record.get("learning_rate"), f"{record.get('fold')} {record.get('partition')}", *names)
+        rate, point = record.get("learning_rate"), next((i for i, one in enumerate(grid) if _of(record, one)), None)
+        if point is not None:
+            rate, names = None, [f"point {point + 1}"]
+        which = (rate, f"{record.get('fold')} {record.get('partition')}", *names)
         for metric, y in record.items():
-            if metric in NOT_METRICS or not (y is None or isinstance(y, (int, float))):
+            known = metric in NOT_METRICS or (grid and metric in grid[0])
+            if known or not (y is None or isinstance(y, (int, float))):
                 continue
-            panel = ("what selects", "valid") if metric == "value" else (metric, str(record.get("split") or "train"))
+            panel = (
+                ("what selects", "valid")
+                if grid and metric == "valid"
+                else (metric, str(record.get("split") or "train"))
+            )
             if _finite(y):
                 points = panels.setdefault(panel, {}).setdefault(which, [])
                 points.append((_clipped(x), _clipped(y)))
@@ -266,7 +277,7 @@ def _tried(run: report.Run) -> list[str]:
     step = (WIDTH - LEFT - RIGHT) / len(points)
     told = []
     for i, one in enumerate(points):
-        x, what = LEFT + step * (i + 0.5), {key: value for key, value in one.items() if key != "valid"}
+        x = LEFT + step * (i + 0.5)
         body += _label(x, HEIGHT - BOTTOM + 15, str(i + 1), "middle")
         if i in known:
             text = report.number(known[i], None if abs(known[i]) >= 1e4 else 3)
@@ -275,16 +286,28 @@ def _tried(run: report.Run) -> list[str]:
         else:
             text = "none"
             body += _label(x, HEIGHT - BOTTOM - 6, "×", "middle", "value")  # noqa: RUF001
-        told.append(f"{i + 1}{' (chosen)' if i == winner else ''}: {report.plain(what)}: {text}")
+        told.append(f"{i + 1}{' (chosen)' if i == winner else ''}: {report.plain(one['point'])}: {text}")
     body += _axis_name("point of the grid")
     remark = f"{'; '.join(told)}."
     return [_figure("Grid points tried", _svg(body, f"What selects at each point. {remark}"), "", remark)]
 
 
-def _chosen(run: report.Run) -> dict[str, Any]:
-    """What a procedure chose, without the points that it tried."""
-    points = report.tried(run)
-    return {key: value for key, value in (run.data.get("chosen") or {}).items() if value is not points}
+def _of(record: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    """Whether a record of a curve is of a point of the grid."""
+    return all(record.get(name) == value for name, value in point.items())
+
+
+def _chosen(run: report.Run) -> Mapping[str, Any]:
+    """What a procedure chose; of a grid, the point and what goes with it."""
+    grid, winner, chosen = report.tried(run), report.winner(run), run.data.get("chosen", {})
+    if not grid:
+        return chosen if isinstance(chosen, Mapping) else {}
+    return (
+        {}
+        if winner is None
+        else {"": grid[winner]["point"]}
+        | {name: value for name, value in grid[winner].items() if name == "postprocessing" and value}
+    )
 
 
 def _weights(run: report.Run) -> list[str]:

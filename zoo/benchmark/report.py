@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, TypeAlias, TypeGuard
 
 import zoo
@@ -47,7 +46,11 @@ RESULT: Shape = {
     "learning_rate?": VALUE,
     "grid?": [{"learning_rate": NUMBER, "steps?": VALUE, "value?": VALUE, "diverged?": bool}],
     "folds?": {...: FOLD},
-    "chosen?": ({...: object}, None),
+    "chosen?": {
+        "grid?": [{"point": {...: object}, "valid": VALUE}],
+        "winner?": int,
+        "partitions?": [{"best_epoch?": VALUE}],
+    },
     "seconds?": VALUE,
     "notes?": [str],
 }
@@ -558,7 +561,7 @@ def _hear_score(column: published.HearColumn, done: Mapping[str, Run]) -> tuple[
     runs = [done[task] for task in column.tasks if task in done]
     if not runs:
         return None, ""
-    value = fmean(run.value() for run in runs)
+    value = _mean([run.value() for run in runs])
     words = [number(value, 3)]
     whole = len(runs) == len(column.tasks)
     if not whole:
@@ -575,7 +578,7 @@ def _folder(task: str, column: published.HearColumn) -> str:
 
 def _mean_of(values: Sequence[float], marked: bool = False) -> str:
     mark = f" ({NOT_COMPARABLE})" if marked else ""
-    return f"{fmean(values):.3f} ({len(values)} of {len(published.HEAR_COLUMNS)}){mark}" if values else ""
+    return f"{number(_mean(values), 3)} ({len(values)} of {len(published.HEAR_COLUMNS)}){mark}" if values else ""
 
 
 def _hear_tasks(runs: Sequence[Run]) -> Table:
@@ -611,11 +614,18 @@ def _hear_tasks(runs: Sequence[Run]) -> Table:
 def spread(run: Run) -> str:
     """Mean and standard deviation of the folds that have a number."""
     scores = run.scores
-    known = [score for score in scores if score == score and abs(score) != float("inf")]
+    known = list(filter(math.isfinite, scores))
     if len(known) < 2:
         return ""
     few = f"; {len(known)} of {len(scores)}" if len(known) < len(scores) else f"; {len(known)}"
-    return f"{fmean(known):.4f} ± {stdev(known):.4f}{few}"
+    mean = _mean(known)
+    deviation = math.sqrt(sum((score - mean) * (score - mean) for score in known) / (len(known) - 1))
+    return f"{number(mean)} ± {number(deviation)}{few}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Infinite where the sum is."""
+    return sum(values) / len(values)
 
 
 def _plain(results: Results, suite: str, but: Iterable[str]) -> Table:
@@ -665,17 +675,13 @@ def left_out(run: Run) -> dict[str, tuple[int, list[str]]]:
 
 def tried(run: Run) -> list[Mapping[str, Any]]:
     """Points of the grid that a procedure tried, each with `valid`, which selects; [] where it had none."""
-    lists = (value for value in (run.data.get("chosen") or {}).values() if isinstance(value, list) and value)
-    return next((each for each in lists if all(isinstance(one, Mapping) and "valid" in one for one in each)), [])
+    return list(run.data.get("chosen", {}).get("grid", []))
 
 
 def winner(run: Run) -> int | None:
-    """Index of the point of the grid that was chosen."""
-    said, points = (run.data.get("chosen") or {}).get("winner"), tried(run)
-    if isinstance(said, Mapping):
-        shared = [key for key in said if key != "valid" and points and key in points[0]]
-        said = next((i for i, one in enumerate(points) if all(one.get(key) == said[key] for key in shared)), None)
-    return said if isinstance(said, int) and 0 <= said < len(points) else None
+    """Index of the point that was chosen."""
+    said: int = run.data.get("chosen", {}).get("winner", -1)
+    return said if 0 <= said < len(tried(run)) else None
 
 
 def label(run: Run) -> str:
