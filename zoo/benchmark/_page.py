@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -52,7 +53,8 @@ table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nu
 overflow-wrap:anywhere;min-width:8rem}
 .wide thead .score{white-space:normal;min-width:4.2rem}.wide thead th{vertical-align:bottom}
 .wide .shaded{background:color-mix(in srgb,var(--accent) calc(var(--share)*45%),var(--page))}
-.cited>*{color:var(--soft);font-style:italic}.wide .cited th{font-weight:400}
+.cited>*{color:var(--soft);font-style:italic}.cited>.shaded{color:var(--text)}.wide .cited .words{white-space:nowrap}
+.wide .cited th{font-weight:400}
 .good{color:var(--good)}.bad{color:var(--bad)}
 article{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem;margin:1rem 0}
 .figure{line-height:1.3;font-size:1.7rem;font-weight:650;margin:.2rem 0 0}.figure small{font-size:.9rem;font-weight:400}
@@ -275,7 +277,7 @@ def _tried(run: report.Run) -> list[str]:
         return []
     body, _, y = _frame(*_range([*known.values()], 0.15), False)
     step = (WIDTH - LEFT - RIGHT) / len(points)
-    told = []
+    told, listed = [], []
     for i, one in enumerate(points):
         x = LEFT + step * (i + 0.5)
         body += _label(x, HEIGHT - BOTTOM + 15, str(i + 1), "middle")
@@ -286,10 +288,12 @@ def _tried(run: report.Run) -> list[str]:
         else:
             text = "none"
             body += _label(x, HEIGHT - BOTTOM - 6, "×", "middle", "value")  # noqa: RUF001
-        told.append(f"{i + 1}{' (chosen)' if i == winner else ''}: {report.plain(one['point'])}: {text}")
+        told.append(f"{i + 1}: {text}")
+        listed.append(f"{i + 1}{' (chosen)' if i == winner else ''}: {report.plain(list(one['point'].values()))}")
     body += _axis_name("point of the grid")
-    remark = f"{'; '.join(told)}."
-    return [_figure("Grid points tried", _svg(body, f"What selects at each point. {remark}"), "", remark)]
+    remark = f"{report.plain(list(points[0]['point']))} of each: {'; '.join(listed)}."
+    alt = f"What selects at each point of the grid. {'; '.join(told)}. {remark}"
+    return [_figure("Grid points tried", _svg(body, alt), "", remark)]
 
 
 def _of(record: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
@@ -492,7 +496,7 @@ def _table(table: report.Table, links: Sequence[str]) -> str:
     wordy |= {"comparable?": "words verdict", "best published": "words"}
     kinds = [f' class="{wordy[head]}"' if head in wordy else "" for head in table.head]
     heads = "".join(
-        f'<th scope="col"{kind or _score(head)}>{_text(head)}</th>' for head, kind in zip(table.head, kinds)
+        f'<th scope="col"{kind or _score(head)}>{_unbroken(_text(head))}</th>' for head, kind in zip(table.head, kinds)
     )
     rows = ""
     for i, (first, *cells) in enumerate(table.rows):
@@ -506,6 +510,11 @@ def _table(table: report.Table, links: Sequence[str]) -> str:
         f'<div class="wide" tabindex="0" role="region" aria-label="{_text(table.title)}"><table><thead><tr>{heads}</tr>'
         f"</thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _unbroken(head: str) -> str:
+    """A heading that breaks between words alone."""
+    return re.sub(r" (?=[↑↓]$)", "\N{NO-BREAK SPACE}", head).replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
 def _score(head: str) -> str:

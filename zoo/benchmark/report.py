@@ -406,7 +406,8 @@ def footnotes(results: Results) -> list[str]:
     found = [each for run in results.runs for each in comparisons(run)]
     if not found:
         return []
-    rows = [row for upstream in dict.fromkeys(run.upstream for run in results.runs) for row in published.rows(upstream)]
+    upstreams = dict.fromkeys(each.run.upstream for each in found)
+    rows = [row for upstream in upstreams for row in published.rows(upstream)]
     shown = {each.column.name for each in found}
     marks = {score.mark for row in rows for name, score in row.scores.items() if name in shown}
     return [
