@@ -12,6 +12,9 @@ import zoo
 from zoo.benchmark import Options, _files, _hooks, tasks
 
 UNRECORDED = ("audio", "valid_sampler", "selection", "min_samples", "grid", "learning_rate")
+# What a procedure does not record.
+TRAINED = {"head", "head_options", "batch_size", "accumulate", "optimizer", "optimizer_options", "scheduler", "clip"}
+TRAINED |= {"sampler", "sampler_options", "evaluate_every", "evaluation_batch_size", "save_every", "grid_share"}
 RATES = (1.0, 0.1, 0.01, 0.001, 0.0001)
 
 
@@ -34,7 +37,8 @@ def result(task: str = "superb/ks", upstream: str = "hubert_base", value: float 
         if field.name not in config and field.name not in UNRECORDED:
             config[field.name] = getattr(recipe, field.name)
     if recipe.procedure is not None:
-        config |= {"steps": None, "learning_rates": [recipe.learning_rate]}
+        config = {key: value for key, value in config.items() if key not in TRAINED}
+        config |= {"procedure": _hooks.name(recipe.procedure), "steps": None, "learning_rate": None}
     if recipe.layers is not None:
         config["layers"] = [range(states(upstream))[layer] for layer in recipe.layers]
     made: dict[str, Any] = {

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 import zoo
-from tests.benchmark import made_up
-from zoo.benchmark import published, report, tasks
+from tests.benchmark import hear_folders, made_up, toys
+from zoo.benchmark import Options, _files, published, report, tasks
+from zoo.benchmark._run import Run
+from zoo.benchmark._task import select
 from zoo.errors import InputError
 
 HOSTILE = "<script>alert(1)</script> | `x` \x1b[31m\n## y & \"z\" 'q'"
@@ -302,7 +304,7 @@ NOT_COMPARABLE = f"({report.NOT_COMPARABLE})"
         ({"items": {"train": 24, "valid": 14, "test": 14}}, "24 of the 44 items of train"),
         ({"config": {"layers": [6]}}, "layers 6"),
         ({"config": {"steps": 50}}, "50 steps at most"),
-        ({"config": {"learning_rates": [0.001]}}, "learning rate 0.001"),
+        ({"config": {"learning_rate": 0.001}}, "learning rate 0.001"),
         ({"config": {"recipe": "miniature"}}, "recipe miniature"),
     ],
 )
@@ -314,6 +316,16 @@ def test_what_does_not_compare_with_the_leaderboard_is_marked(
     assert f"| 0.700 {NOT_COMPARABLE} | 0.700 (1 of 19) {NOT_COMPARABLE} |" in row
     assert f"| no: {reason} |" in section(text, "HEAR, task by task")
     assert "the next table says why" in text
+
+
+@pytest.mark.parametrize(("options", "departures"), [({}, []), ({"lr": 0.001}, ["learning rate 0.001"])])
+def test_what_an_official_run_records_is_the_recipe(
+    tmp_path: Path, options: dict[str, Any], departures: list[str]
+) -> None:
+    data = hear_folders.write(tmp_path / "data" / PITCH.removeprefix("hear/"), "scene", clips=1).parent
+    made = Run(select(PITCH)[0], toys.Upstream(), data, tmp_path / "out", Options(**options), print)
+    (run,) = read(tmp_path, made_up.hear(PITCH, "mine.safetensors") | {"config": _files.plain(made.config)}).runs
+    assert run.departures == departures
 
 
 def test_beehive_is_the_mean_of_its_folders(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nu
 overflow-wrap:anywhere;min-width:8rem}
 .wide thead .score{white-space:normal;min-width:4.2rem}.wide thead th{vertical-align:bottom}
 .wide .shaded{background:color-mix(in srgb,var(--accent) calc(var(--share)*45%),var(--page))}
-.cited>*{color:var(--soft);font-style:italic}.cited>.shaded{color:var(--text)}.wide .cited .words{white-space:nowrap}
+.cited>*{color:var(--soft);font-style:italic}.cited>.shaded{color:var(--text)}
+@media(min-width:700px){.wide .cited .words{white-space:nowrap}}
 .wide .cited th{font-weight:400}
 .good{color:var(--good)}.bad{color:var(--bad)}
 article{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem;margin:1rem 0}
@@ -133,18 +134,18 @@ def _article(run: report.Run, anchor: str) -> str:
     title = f"{task.title} ({run.task})" if task else run.task
     primary = data["primary"]["name"]
     chance = report.number(data.get("chance"))
+    partitions = data.get("chosen", {}).get("partitions", [])
+    loop = {
+        "batch": " x ".join(report.number(config.get(key), None) or "1" for key in ("batch_size", "accumulate")),
+        "optimiser": report.plain(config.get("optimizer")),
+    }
     facts = {
         "run": report.label(run),
         "learning rate": report.number(data.get("learning_rate"), None),
         "steps": report.number(config.get("steps"), None),
-        "batch": " x ".join(report.number(config.get(key), None) or "1" for key in ("batch_size", "accumulate")),
+        **({} if config.get("procedure") else loop),
         "best step": ", ".join(filter(None, (report.number(p.get("best_step"), None) for p in run.folds.values()))),
-        "best epoch": ", ".join(
-            filter(
-                None, (report.number(p.get("best_epoch"), None) for p in data.get("chosen", {}).get("partitions", []))
-            )
-        ),
-        "optimiser": report.plain(config.get("optimizer")),
+        "best epoch": ", ".join(filter(None, (report.number(p.get("best_epoch"), None) for p in partitions))),
         "head": report.plain(config.get("head")).rpartition(":")[2],
         "head parameters": report.number(data.get("head_parameters"), 0),
         "features": report.plain(data.get("features")),

@@ -62,7 +62,7 @@ WORDS = {
     "precision": "{}",
     "limit": "{} items at most",
     "steps": "{} of {} steps",
-    "learning_rates": "learning rate {}",
+    "learning_rate": "learning rate {}",
 }
 HEAR_PROTOCOL = ("official", "miniature")  # recipes that are the kit's; others stand apart
 FILES = ("report.md", "report.html")
@@ -194,21 +194,19 @@ def _usual(run: Run) -> dict[str, Any]:
     recipe = task.recipes.get(run.recipe) if task else None
     if task is None or recipe is None:
         return {}
-    options = Options()
-    usual: dict[str, Any] = {
-        key: getattr(options, key) for key in ("padding", "normalize", "finetune", "precision", "limit", "scheduler")
-    }
-    copied = (
-        *("steps", "batch_size", "accumulate", "optimizer", "optimizer_options", "clip", "head_options"),
-        *("sampler_options", "corpus_options", "objective_options", "evaluate_every", "frames", "crop_s"),
-    )
-    usual |= {"upstream_options": {}, "corpus": _hooks.name(task.corpus), "sampler": _hooks.name(recipe.sampler)}
-    usual |= {"head": None if recipe.head is None else _hooks.name(recipe.head)}
-    usual |= {"layers": _layers(run, recipe)} | {key: getattr(recipe, key) for key in copied}
-    if recipe.procedure is not None:
-        usual["steps"] = None
-        if "learning_rates" in run.data["config"]:
-            usual["learning_rates"] = [recipe.learning_rate]
+    options, procedure = Options(), recipe.procedure
+    asked = ["padding", "normalize", "finetune", "precision", "limit"]
+    copied = ["corpus_options", "objective_options", "frames", "crop_s"]
+    usual: dict[str, Any] = {"upstream_options": {}, "corpus": _hooks.name(task.corpus), "layers": _layers(run, recipe)}
+    if procedure is not None:
+        usual |= {"procedure": _hooks.name(procedure), "steps": None, "learning_rate": None}
+    else:
+        usual |= {"head": None if recipe.head is None else _hooks.name(recipe.head)}
+        usual |= {"sampler": _hooks.name(recipe.sampler)}
+        asked += ["scheduler"]
+        copied += ["steps", "batch_size", "accumulate", "optimizer", "optimizer_options", "clip", "head_options"]
+        copied += ["sampler_options", "evaluate_every"]
+    usual |= {key: getattr(options, key) for key in asked} | {key: getattr(recipe, key) for key in copied}
     return dict(_files.plain(usual))
 
 
