@@ -85,7 +85,9 @@ class Case:
             wanted = np.zeros((len(times), self.classes), dtype=bool)
             for label in range(self.classes):
                 end = 0.0
-                for gap, length in zip(*[iter(generator.uniform(f"{key}/{number}/{label}", 40).astype(np.float64))] * 2):
+                for gap, length in zip(
+                    *[iter(generator.uniform(f"{key}/{number}/{label}", 40).astype(np.float64))] * 2
+                ):
                     start = end + round(1700 + 1600 * gap)
                     end = start + round(600 + 450 * length)
                     if end > 1000 * self.seconds:
