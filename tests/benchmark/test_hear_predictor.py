@@ -182,7 +182,7 @@ def events(scale: float = 1.0) -> tuple[dict[str, Rows], Protocol]:
     targets = torch.stack([active.float(), torch.zeros(300)], 1)
     reference = [{"label": "a", "start": 1000.0 * n, "end": 1000.0 * n + 980} for n in (1, 3, 5)]
     split = Rows(scale * x, targets, {"f.wav": times}, {"f.wav": reference})
-    return {name: split for name in ("train", "valid", "test")}, Protocol(
+    return dict.fromkeys(("train", "valid", "test"), split), Protocol(
         labels=("a", "b"),
         prediction="multilabel",
         event=True,

@@ -16,11 +16,12 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import product
-from typing import Any, Protocol as Interface
+from functools import partial
+from itertools import pairwise, product
+from typing import Any
+from typing import Protocol as Interface
 
 import numpy as np
 import numpy.typing as npt
@@ -261,7 +262,7 @@ def stage(
         log: Takes a line for each predictor.
         progress: Takes how many trainings are done, a running one in part, and of how many.
         saved: Where finished trainings are kept.
-        max_steps: Most updates of a training; its last epoch is validated then.
+        max_steps: Most updates of a training; if it then ends before its first validation, it is validated at its end.
 
     Raises:
         InputError: The rows do not fit each other or the protocol, or cannot be trained on.
@@ -344,7 +345,7 @@ def initial(point: Point, width: int, labels: int, generator: torch.Generator) -
     """Parameters and statistics of a new predictor, drawn as the kit draws them, those too that are replaced."""
     state: dict[str, Tensor] = {}
     sizes = [width, *[HIDDEN] * point.hidden_layers, labels]
-    for layer, (before, after) in enumerate(zip(sizes, sizes[1:])):
+    for layer, (before, after) in enumerate(pairwise(sizes)):
         weight, bias = torch.empty(after, before), torch.empty(after)
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
         nn.init.uniform_(bias, -1 / math.sqrt(before), 1 / math.sqrt(before), generator=generator)
@@ -378,13 +379,9 @@ def logits(state: Mapping[str, Tensor], x: Tensor, noise: Callable[[torch.Size],
         (G, B, V), or (B, V).
     """
     layers = sum(name.endswith(".bias") and "norm" not in name for name in state)
-    count = len(state["0.bias"])
     for layer in range(layers):
         weight, bias = state[f"{layer}.weight"], state[f"{layer}.bias"]
-        if x.ndim == 2:
-            x = F.linear(x, weight[0], bias[0])
-        else:
-            x = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+        x = F.linear(x, weight[0], bias[0]) if x.ndim == 2 else torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
         if layer < layers - 1:
             scale, shift, mean, variance = (
                 state[f"{layer}.norm.{name}"].flatten() for name in ("weight", "bias", *BUFFERS)
@@ -394,7 +391,7 @@ def logits(state: Mapping[str, Tensor], x: Tensor, noise: Callable[[torch.Size],
                 x = x.transpose(0, 1).flatten(1)
             x = F.batch_norm(x, mean, variance, scale, shift, training=noise is not None)
             if len(shape) == 3:
-                x = x.unflatten(1, (count, -1)).transpose(0, 1)
+                x = x.view(shape[1], shape[0], shape[2]).transpose(0, 1)
             x = F.relu(x if noise is None else x * noise(shape), inplace=True)
     return x
 
@@ -513,7 +510,8 @@ class _Work:
             key = f"partition{partition}-point{index}"
             if self.many:
                 if not self._restored(key, found):
-                    shape = (point.hidden_layers, len(self._joined(partition)[0]))
+                    count = sum(len(self.rows[name].x) for name in self.protocol.partitions[partition][0])
+                    shape = (point.hidden_layers, count)
                     waiting.setdefault(shape, []).append((key, point, partition))
             elif not self._restored(key, found):
                 self._fit([self._model(key, point, partition)], found)
@@ -591,8 +589,10 @@ class _Work:
         last = protocol.max_epochs
         if self.max_steps is not None:
             last = min(last, -(-self.max_steps // steps))
+        stack = _Stack(models)
         for epoch in range(last):
-            stack = _Stack(models) if epoch == 0 or len(models) < len(stack.models) else stack
+            if len(models) < len(stack.models):
+                stack = _Stack(models)
             partitions = [model.best.partition for model in models]
             for model in models:
                 model.iterator()
@@ -600,12 +600,11 @@ class _Work:
             for start in range(0, count, size):
                 if self.max_steps is not None and epoch * steps + start // size >= self.max_steps:
                     break
-                batches = [[value[start : start + size] for value in data[partition]] for partition in partitions]
+                batches = {name: [value[start : start + size] for value in both] for name, both in data.items()}
+                x, wanted = batches[partitions[0]]
                 if self.many:
-                    x, wanted = (torch.stack(values) for values in zip(*batches))
-                else:
-                    x, wanted = batches[0]
-                losses.append(stack.step(x, lambda out, wanted=wanted: self._loss(out, wanted)))
+                    x, wanted = (torch.stack(values) for values in zip(*(batches[name] for name in partitions)))
+                losses.append(stack.step(x, partial(self._loss, wanted=wanted)))
             self.progress(self.done + len(models) * (epoch + 1) / last, self.total)
             if (epoch + 1) % protocol.check_every == 0 or (epoch + 1 == last and models[0].best.best_epoch < 0):
                 self._validate(stack, epoch, torch.stack(losses).mean(0).reshape(-1).tolist())
@@ -641,7 +640,7 @@ class _Work:
     @torch.no_grad()
     def _apply(self, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Logits (N, V) of a predictor, on the CPU."""
-        batches = x.split(self.protocol.batch_size)
+        batches = torch.split(x, self.protocol.batch_size)
         return torch.cat([logits(state, batch.to(self.device)).cpu() for batch in batches])
 
     def _probabilities(self, out: Tensor) -> Tensor:
@@ -657,7 +656,7 @@ class _Work:
         return scores[chosen], chosen
 
     def _events(self, rows: Rows, probabilities: Tensor, postprocessing: tuple[float, float]) -> dict[str, list[Event]]:
-        parts = probabilities.split([len(times) for times in rows.times.values()])
+        parts = torch.split(probabilities, [len(times) for times in rows.times.values()])
         return {
             name: metrics.events_from_frames(part, times, self.protocol.labels, *postprocessing)
             for (name, times), part in zip(rows.times.items(), parts)
