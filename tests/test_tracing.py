@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.families import BASELINES, KINDS, tiny
 from tests.golden.compare import TOLERANCES

@@ -31,7 +31,7 @@ COARSE = [
 ]
 SWEEP = [0.9367016553878784, 0.8863973617553711, 0.8064353466033936, 0.7791095972061157, 0.7700157165527344]
 LARGEST = 317_000_000  # parameters of what is compared by default
-# Large ones of families that have a base one as well; of 24 layers, wav2vec2_large and unispeech_large are in every run.
+# Large ones of families that have a base one too; wav2vec2_large and unispeech_large, of 24 layers, are always run.
 SLOW = {
     "data2vec2_large",
     "data2vec_large",
