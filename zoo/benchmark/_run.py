@@ -260,8 +260,8 @@ class Run:
             refused = [name for name in TRAINING if getattr(options, name)]
             if refused or not isinstance(options.lr_grid, bool):
                 raise InputError(
-                    f"{(*refused, 'lr_grid')[0]} was asked for; the recipe {options.recipe!r} of {self.task.name} has a "
-                    "procedure of its own, which takes none; choose another recipe or task"
+                    f"{(*refused, 'lr_grid')[0]} was asked for; the recipe {options.recipe!r} of {self.task.name} has "
+                    "a procedure of its own, which takes none; choose another recipe or task"
                 )
         changes: dict[str, Any] = {}
         if options.steps is not None:
