@@ -32,6 +32,7 @@ import torch
 
 import zoo
 import zoo.__main__
+import zoo.benchmark.__main__
 import zoo.convert
 import zoo.errors
 from tests.families import BASELINES, KINDS, tiny
@@ -201,14 +202,14 @@ def parser_of(program: ModuleType) -> argparse.ArgumentParser:
         raise Caught(parser)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zoo._cli.run", caught)
+        patch.setattr(argparse.ArgumentParser, "parse_args", caught)
         with pytest.raises(Caught) as holder:
             program.main([])
     parser: argparse.ArgumentParser = holder.value.args[0]
     return parser
 
 
-PROGRAMS = {"zoo": zoo.__main__, "zoo.convert": zoo.convert}
+PROGRAMS = {"zoo": zoo.__main__, "zoo.convert": zoo.convert, "zoo.benchmark": zoo.benchmark.__main__}
 
 
 def command_lines() -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ COMMAND_LINE_FILES = {"__main__", "_cli", "_commands", "convert"}
 Check = Callable[[str, ast.Module], Iterator[str]]
 
 
+@cache
 def sources(folder: str) -> dict[str, ast.Module]:
     """Module name -> syntax tree, for every file of a folder; a package's own file ends in `.__init__`."""
     return {

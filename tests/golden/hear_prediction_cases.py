@@ -19,7 +19,7 @@ HOP_MS = 20.0
 
 @dataclass(frozen=True)
 class Split:
-    """A split: embeddings (N, D) float32, labels of each row, and of event tasks, timestamps and events of each file."""
+    """A split: embeddings (N, D) float32, labels of each row; for events, timestamps and events of each file."""
 
     x: np.ndarray
     labels: list[list[str]]
@@ -146,23 +146,30 @@ def quick() -> Case:
 
 
 def multiclass() -> Case:
-    metadata = _metadata("multiclass", "scene", "multiclass", "new_split_kfold", folds(5), evaluation=CLIP_METRICS)
-    return Case(metadata, 20, 96, dict.fromkeys(folds(5), 400), 3.0)
+    limits = {"max_epochs": [30]}
+    metadata = _metadata(
+        "multiclass", "scene", "multiclass", "new_split_kfold", folds(5), evaluation=CLIP_METRICS,
+        evaluation_params={"task_specific_param_grid": limits},
+    )  # fmt: skip
+    return Case(metadata, 20, 96, dict.fromkeys(folds(5), 400), 2.0, parts=1)
 
 
 def multilabel() -> Case:
     metadata = _metadata(
-        "multilabel", "scene", "multilabel", "trainvaltest", PARTS, evaluation=["mAP", "d_prime", "aucroc", "top1_acc"]
-    )
-    return Case(metadata, 24, 96, {"train": 800, "valid": 400, "test": 400}, 2.0)
+        "multilabel", "scene", "multilabel", "trainvaltest", PARTS,
+        evaluation=["mAP", "d_prime", "aucroc", "top1_acc"],
+        evaluation_params={"task_specific_param_grid": {"patience": [6]}},
+    )  # fmt: skip
+    return Case(metadata, 16, 64, {"train": 400, "valid": 800, "test": 800}, 2.0, parts=1)
 
 
 def dcase() -> Case:
     metadata = _metadata(
         "dcase2016_task2", "event", "multilabel", "trainvaltest", PARTS,
         evaluation=["event_onset_200ms_fms", "segment_1s_er"],
+        evaluation_params={"task_specific_param_grid": {"patience": [4]}},
     )  # fmt: skip
-    return Case(metadata, 4, 32, {"train": 3, "valid": 3, "test": 3}, 2.0, seconds=12.0)
+    return Case(metadata, 4, 32, {"train": 2, "valid": 12, "test": 12}, 3.0, parts=1, seconds=12.0)
 
 
 def maestro() -> Case:
@@ -175,7 +182,7 @@ def maestro() -> Case:
         evaluation=["event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms"],
         evaluation_params=parameters, use_scoring_for_early_stopping=False,
     )  # fmt: skip
-    return Case(metadata, 6, 32, dict.fromkeys(folds(3), 2), 1.5, seconds=8.0)
+    return Case(metadata, 6, 32, dict.fromkeys(folds(3), 2), 1.5, parts=1, seconds=8.0)
 
 
 CASES: Mapping[str, Callable[[], Case]] = {

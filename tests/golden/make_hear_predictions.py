@@ -23,7 +23,6 @@ from typing import Any
 os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # Lightning's checkpoints hold classes
 
 import numpy as np
-import torch
 from heareval.predictions import runner, task_predictions
 from recording import command_line, provenance, versions, write
 

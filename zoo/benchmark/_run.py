@@ -257,11 +257,11 @@ class Run:
             raise InputError(f"recipe {options.recipe!r} was asked for; {self.task.name} has {', '.join(recipes)}")
         recipe = recipes[options.recipe]
         if recipe.procedure is not None:
-            given = [name for name in TRAINING if getattr(options, name)]
-            if given or not isinstance(options.lr_grid, bool):
+            refused = [name for name in TRAINING if getattr(options, name)]
+            if refused or not isinstance(options.lr_grid, bool):
                 raise InputError(
-                    f"{(*given, 'lr_grid')[0]} was asked for; the recipe {options.recipe!r} of {self.task.name} has a "
-                    "procedure of its own, which takes none; choose another recipe or task"
+                    f"{(*refused, 'lr_grid')[0]} was asked for; the recipe {options.recipe!r} of {self.task.name} has "
+                    "a procedure of its own, which takes none; choose another recipe or task"
                 )
         changes: dict[str, Any] = {}
         if options.steps is not None:
@@ -309,7 +309,7 @@ class Run:
     def _config(self) -> dict[str, Any]:
         """Everything that decides about the numbers, as the result file states it."""
         options, recipe = self.options, self.recipe
-        found = {
+        found: dict[str, Any] = {
             "recipe": options.recipe,
             "upstream_sha256": self.upstream.digest(),
             "seed": options.seed,

@@ -98,7 +98,7 @@ class HearModel(nn.Module):
         rows = max(1, self.chunk_samples // audio.shape[1])
         with evaluating(self), torch.no_grad():
             parts = [
-                torch.cat([self._combined(s) for s in chunks(model, part, self.chunk_samples, self.layers)], 1)
+                torch.cat([self._combined(s) for s in chunks(self.model, part, self.chunk_samples, self.layers)], 1)
                 for part in torch.split(audio, rows)
             ]
         return torch.cat(parts)[:, : len(centres)], centres * 1000.0 / self.sample_rate

@@ -16,11 +16,12 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import product
-from typing import Any, Protocol as Interface
+from functools import partial
+from itertools import pairwise, product
+from typing import Any
+from typing import Protocol as Interface
 
 import numpy as np
 import numpy.typing as npt
@@ -261,7 +262,7 @@ def stage(
         log: Takes a line for each predictor.
         progress: Takes how many trainings are done, a running one in part, and of how many.
         saved: Where finished trainings are kept.
-        max_steps: Most updates of a training; its last epoch is validated then.
+        max_steps: Most updates of a training; if it then ends before its first validation, it is validated at its end.
 
     Raises:
         InputError: The rows do not fit each other or the protocol, or cannot be trained on.
@@ -344,7 +345,7 @@ def initial(point: Point, width: int, labels: int, generator: torch.Generator) -
     """Parameters and statistics of a new predictor, drawn as the kit draws them, those too that are replaced."""
     state: dict[str, Tensor] = {}
     sizes = [width, *[HIDDEN] * point.hidden_layers, labels]
-    for layer, (before, after) in enumerate(zip(sizes, sizes[1:])):
+    for layer, (before, after) in enumerate(pairwise(sizes)):
         weight, bias = torch.empty(after, before), torch.empty(after)
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
         nn.init.uniform_(bias, -1 / math.sqrt(before), 1 / math.sqrt(before), generator=generator)
@@ -366,36 +367,33 @@ def parameters(state: Mapping[str, Tensor]) -> int:
     return sum(value.numel() for name, value in state.items() if _trains(name))
 
 
-def logits(
-    state: Mapping[str, Tensor], x: Tensor, noise: Callable[[int], Tensor] | None = None
-) -> Tensor:
+def logits(state: Mapping[str, Tensor], x: Tensor, noise: Callable[[torch.Size], Tensor] | None = None) -> Tensor:
     """Applies predictors side by side.
 
     Args:
         state: Each tensor stacked, (G, ...).
-        x: (B, D) for all, or (G, B, D).
-        noise: Given B, what the hidden units (B, G * C) are multiplied with, while training; None: not training.
+        x: (G, B, D), or (B, D) for a single one.
+        noise: While training, what hidden units of a shape are multiplied with; None: not training.
 
     Returns:
-        (G, B, V).
+        (G, B, V), or (B, V).
     """
     layers = sum(name.endswith(".bias") and "norm" not in name for name in state)
     for layer in range(layers):
         weight, bias = state[f"{layer}.weight"], state[f"{layer}.bias"]
-        count = len(weight)
-        if count == 1 or (layer == 0 and x.ndim == 2):
-            x = F.linear(x.flatten(0, -2), weight.flatten(0, 1), bias.flatten())  # (B, G * C)
-        else:
-            if layer:
-                x = x.unflatten(1, (count, -1)).transpose(0, 1)
-            x = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2)).transpose(0, 1).flatten(1)
+        x = F.linear(x, weight[0], bias[0]) if x.ndim == 2 else torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
         if layer < layers - 1:
             scale, shift, mean, variance = (
                 state[f"{layer}.norm.{name}"].flatten() for name in ("weight", "bias", *BUFFERS)
             )
+            shape = x.shape
+            if x.ndim == 3:  # units of all predictors as those of one
+                x = x.transpose(0, 1).flatten(1)
             x = F.batch_norm(x, mean, variance, scale, shift, training=noise is not None)
-            x = F.relu(x if noise is None else x * noise(len(x)), inplace=True)
-    return x.unflatten(1, (count, -1)).transpose(0, 1)
+            if len(shape) == 3:
+                x = x.view(shape[1], shape[0], shape[2]).transpose(0, 1)
+            x = F.relu(x if noise is None else x * noise(shape), inplace=True)
+    return x
 
 
 class _Model:
@@ -420,9 +418,7 @@ class _Model:
         dropout: torch.Generator,
     ) -> None:
         self.key, self.generator, self.dropout = key, generator, dropout
-        self.state = {
-            name: nn.Parameter(value) if _trains(name) else value.clone() for name, value in state.items()
-        }
+        self.state = {name: nn.Parameter(value) if _trains(name) else value.clone() for name, value in state.items()}
         trained = [value for name, value in self.state.items() if _trains(name)]
         self.adam = torch.optim.Adam(trained, lr=point.learning_rate, fused=True)
         self.best = Trained(point, partition, math.nan, -1, 0, None, [], {})
@@ -462,15 +458,15 @@ class _Stack:
             self.state[name] = stacked.requires_grad_() if _trains(name) else stacked
         self.leaves = {name: value for name, value in self.state.items() if _trains(name)}
 
-    def noise(self, rows: int) -> Tensor:
-        """(B, G * C), what dropout multiplies with."""
-        kept = torch.empty(len(self.models), rows, HIDDEN, device=self.state["0.bias"].device)
-        for model, mask in zip(self.models, kept):
+    def noise(self, shape: torch.Size) -> Tensor:
+        """What dropout multiplies hidden units (G, B, C) or (B, C) with."""
+        kept = torch.empty(shape, device=self.state["0.bias"].device)
+        for model, mask in zip(self.models, kept if len(shape) == 3 else kept[None]):
             mask.bernoulli_(1 - DROPOUT, generator=model.dropout)
-        return kept.div_(1 - DROPOUT).transpose(0, 1).flatten(1)
+        return kept.div_(1 - DROPOUT)
 
     def step(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        """An update of all; returns the loss (G,) of each before it."""
+        """An update of all; returns the loss of each before it, as `loss` gives it."""
         losses = loss(logits(self.state, x, self.noise))
         gradients = torch.autograd.grad(losses.sum(), list(self.leaves.values()))
         for name, gradient in zip(self.leaves, gradients):
@@ -514,7 +510,8 @@ class _Work:
             key = f"partition{partition}-point{index}"
             if self.many:
                 if not self._restored(key, found):
-                    shape = (point.hidden_layers, len(self._joined(partition)[0]))
+                    count = sum(len(self.rows[name].x) for name in self.protocol.partitions[partition][0])
+                    shape = (point.hidden_layers, count)
                     waiting.setdefault(shape, []).append((key, point, partition))
             elif not self._restored(key, found):
                 self._fit([self._model(key, point, partition)], found)
@@ -524,7 +521,7 @@ class _Work:
 
     def _restored(self, key: str, found: dict[str, Trained]) -> bool:
         """Takes a training that was finished before, and the random numbers from there on."""
-        entry = self.saved.get(key) if self.saved else None
+        entry = None if self.saved is None else self.saved.get(key)
         if entry is None:
             return False
         record, tensors = entry
@@ -540,11 +537,12 @@ class _Work:
         trained = found[model.key] = model.best
         trained.epochs = epochs
         self.done += 1
+        self.progress(self.done, self.total)
         self.log(
             f"partition {trained.partition + 1}, {trained.point}: {trained.valid:.4f} after epoch {trained.best_epoch} "
             f"of {epochs}"
         )
-        if self.saved:
+        if self.saved is not None:
             tensors = dict(trained.state)
             if not self.many:
                 tensors |= {"generator": self.generator.get_state(), "dropout": self.dropout.get_state()}
@@ -574,11 +572,10 @@ class _Work:
         return targets.argmax(1) if self.protocol.prediction == "multiclass" else targets
 
     def _loss(self, found: Tensor, wanted: Tensor) -> Tensor:
-        """(G,), from logits (G, B, V) and what is wanted of all or of each."""
+        """(G,) or one number, from logits (G, B, V) or (B, V)."""
         if self.protocol.prediction == "multiclass":
-            wanted = wanted.expand(found.shape[:2])
-            return F.cross_entropy(found.flatten(0, 1), wanted.flatten(), reduction="none").view(len(found), -1).mean(1)
-        return F.binary_cross_entropy_with_logits(found, wanted.expand_as(found), reduction="none").mean((1, 2))
+            return F.cross_entropy(found.movedim(-1, 1), wanted, reduction="none").mean(-1)
+        return F.binary_cross_entropy_with_logits(found, wanted, reduction="none").mean((-2, -1))
 
     def _fit(self, models: list[_Model], found: dict[str, Trained]) -> None:
         """Trains models of one shape, on equally many rows, to their ends."""
@@ -592,8 +589,10 @@ class _Work:
         last = protocol.max_epochs
         if self.max_steps is not None:
             last = min(last, -(-self.max_steps // steps))
+        stack = _Stack(models)
         for epoch in range(last):
-            stack = _Stack(models) if epoch == 0 or len(models) < len(stack.models) else stack
+            if len(models) < len(stack.models):
+                stack = _Stack(models)
             partitions = [model.best.partition for model in models]
             for model in models:
                 model.iterator()
@@ -601,15 +600,14 @@ class _Work:
             for start in range(0, count, size):
                 if self.max_steps is not None and epoch * steps + start // size >= self.max_steps:
                     break
-                if len(set(partitions)) == 1:
-                    x, wanted = (value[start : start + size] for value in data[partitions[0]])
-                else:
-                    batches = [[value[start : start + size] for value in data[partition]] for partition in partitions]
-                    x, wanted = (torch.stack(values) for values in zip(*batches))
-                losses.append(stack.step(x, lambda out, wanted=wanted: self._loss(out, wanted)))
-            self.progress(self.done + len(models) * (epoch + 1) / protocol.max_epochs, self.total)
+                batches = {name: [value[start : start + size] for value in both] for name, both in data.items()}
+                x, wanted = batches[partitions[0]]
+                if self.many:
+                    x, wanted = (torch.stack(values) for values in zip(*(batches[name] for name in partitions)))
+                losses.append(stack.step(x, partial(self._loss, wanted=wanted)))
+            self.progress(self.done + len(models) * (epoch + 1) / last, self.total)
             if (epoch + 1) % protocol.check_every == 0 or (epoch + 1 == last and models[0].best.best_epoch < 0):
-                self._validate(stack, epoch, torch.stack(losses).mean(0).tolist())
+                self._validate(stack, epoch, torch.stack(losses).mean(0).reshape(-1).tolist())
             for model in models:
                 if not model.running or epoch + 1 == last:
                     self._finished(model, epoch + 1, found)
@@ -628,7 +626,7 @@ class _Work:
             if not out.isfinite().all():
                 valid = math.nan  # where the kit's metrics fail or take any class for the largest
             elif not protocol.use_scoring:
-                valid = float(self._loss(out[None], self._wanted(rows.targets))[0])
+                valid = float(self._loss(out, self._wanted(rows.targets)))
                 chosen = protocol.postprocessing[0] if protocol.event else None
             else:
                 probabilities = self._probabilities(out)
@@ -642,8 +640,8 @@ class _Work:
     @torch.no_grad()
     def _apply(self, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Logits (N, V) of a predictor, on the CPU."""
-        batches = x.split(self.protocol.batch_size)
-        return torch.cat([logits(state, batch.to(self.device))[0].cpu() for batch in batches])
+        batches = torch.split(x, self.protocol.batch_size)
+        return torch.cat([logits(state, batch.to(self.device)).cpu() for batch in batches])
 
     def _probabilities(self, out: Tensor) -> Tensor:
         return out.softmax(1) if self.protocol.prediction == "multiclass" else out.sigmoid()
@@ -651,14 +649,14 @@ class _Work:
     def _best_events(self, rows: Rows, probabilities: Tensor) -> tuple[float, tuple[float, float]]:
         """The first metric with the post-processing that makes most of it, and that; of equal ones the longest."""
         metric = _metric(self.protocol.metrics[0])
-        scores = {each: metric(self._events(rows, probabilities, each), rows.events) for each in self.protocol.postprocessing}
+        scores = {
+            each: metric(self._events(rows, probabilities, each), rows.events) for each in self.protocol.postprocessing
+        }
         chosen = max(scores, key=lambda each: (0.0 if math.isnan(scores[each]) else scores[each], each))
         return scores[chosen], chosen
 
-    def _events(
-        self, rows: Rows, probabilities: Tensor, postprocessing: tuple[float, float]
-    ) -> dict[str, list[Event]]:
-        parts = probabilities.split([len(times) for times in rows.times.values()])
+    def _events(self, rows: Rows, probabilities: Tensor, postprocessing: tuple[float, float]) -> dict[str, list[Event]]:
+        parts = torch.split(probabilities, [len(times) for times in rows.times.values()])
         return {
             name: metrics.events_from_frames(part, times, self.protocol.labels, *postprocessing)
             for (name, times), part in zip(rows.times.items(), parts)
@@ -671,7 +669,7 @@ class _Work:
         rows = self.rows[split]
         out = self._apply({name: value[None].to(self.device) for name, value in trained.state.items()}, rows.x)
         probabilities = self._probabilities(out)
-        scores = {"loss": float(self._loss(out[None], self._wanted(rows.targets))[0])}
+        scores = {"loss": float(self._loss(out, self._wanted(rows.targets)))}
         if trained.postprocessing is None:
             events: dict[str, list[Event]] = {}
             scores |= {name: _metric(name)(probabilities, rows.targets) for name in protocol.metrics}
@@ -683,5 +681,5 @@ class _Work:
 
 def _metric(name: str) -> Callable[..., float]:
     """By HEAR's name."""
-    function: Callable[..., float] = getattr(metrics, {"mAP": "mean_average_precision"}.get(name, name))
+    function: Callable[..., float] = getattr(metrics, "mean_average_precision" if name == "mAP" else name)
     return function
