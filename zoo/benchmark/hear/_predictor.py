@@ -470,7 +470,8 @@ class _Stack:
         losses = loss(logits(self.state, x, self.noise))
         gradients = torch.autograd.grad(losses.sum(), list(self.leaves.values()))
         for name, gradient in zip(self.leaves, gradients):
-            for model, each in zip(self.models, gradient):
+            # Adam's fused kernel takes the memory as it is, also of a transposed gradient.
+            for model, each in zip(self.models, gradient.contiguous()):
                 model.state[name].grad = each
         for model in self.models:
             model.adam.step()
