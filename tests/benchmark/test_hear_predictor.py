@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tests.golden import store
 from tests.golden.hear_prediction_cases import CASES
-from zoo.benchmark.hear._predictor import GRID, Point, Protocol, Rows, Stage, Trained, initial, parameters, stage
+from zoo.benchmark.hear._predictor import GRID, Point, Protocol, Rows, Stage, Trained, initial, own_seed, parameters, stage
 from zoo.errors import InputError
 
 DATA = Path(__file__).parents[1] / "golden" / "hear" / "predictions"
@@ -227,6 +227,16 @@ def test_goes_on_where_it_ended(many: bool) -> None:
         assert same(one.trained, other.trained) and one.scores == other.scores
         assert torch.equal(one.probabilities, other.probabilities)
     assert len(kept) == 4
+
+
+def test_many_learn_as_one() -> None:
+    protocol = replace(SCENES, max_epochs=12)
+    together = stage(scenes(), protocol, many=True)
+    for index in (0, 4, 7):
+        seed = own_seed(42, GRID[index], 0)
+        alone = stage(scenes(), protocol, points=[GRID[index]], seed=seed).tried[0]
+        assert alone.record() | {"curve": []} == together.tried[index].record() | {"curve": []}
+        assert np.array(alone.curve) == pytest.approx(np.array(together.tried[index].curve), abs=1e-4)
 
 
 def test_companions_do_not_matter() -> None:

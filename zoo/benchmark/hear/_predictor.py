@@ -396,6 +396,11 @@ def logits(state: Mapping[str, Tensor], x: Tensor, noise: Callable[[torch.Size],
     return x
 
 
+def own_seed(seed: int, point: Point, partition: int) -> int:
+    """The seed of a predictor that has random numbers of its own."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{point}/{partition}".encode()).digest()[:4], "little")
+
+
 class _Model:
     """A predictor in training.
 
@@ -552,8 +557,7 @@ class _Work:
     def _model(self, key: str, point: Point, partition: int) -> _Model:
         generator, dropout = self.generator, self.dropout
         if self.many:
-            name = f"{self.seed}/{point}/{partition}".encode()
-            own = int.from_bytes(hashlib.sha256(name).digest()[:4], "little")
+            own = own_seed(self.seed, point, partition)
             generator = torch.Generator().manual_seed(own)
             dropout = generator if self.device.type == "cpu" else torch.Generator(self.device).manual_seed(own)
         width, labels = next(iter(self.rows.values())).x.shape[1], len(self.protocol.labels)
