@@ -25,7 +25,6 @@ from zoo.benchmark.hear._predictor import (
     Protocol,
     Rows,
     Stage,
-    Tested,
     Trained,
     initial,
     own_seed,

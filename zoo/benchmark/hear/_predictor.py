@@ -55,6 +55,7 @@ class Point:
     initialization: str
 
     def as_dict(self) -> dict[str, Any]:
+        """For a JSON file."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -208,6 +209,7 @@ class Stage:
 
     @property
     def point(self) -> Point:
+        """Which was chosen."""
         return self.tried[self.winner].point
 
     def mean(self, name: str) -> float:
