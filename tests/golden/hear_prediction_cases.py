@@ -146,21 +146,21 @@ def quick() -> Case:
 
 
 def multiclass() -> Case:
-    limits = {"max_epochs": [30]}
+    limits = {"max_epochs": [24]}
     metadata = _metadata(
         "multiclass", "scene", "multiclass", "new_split_kfold", folds(5), evaluation=CLIP_METRICS,
         evaluation_params={"task_specific_param_grid": limits},
     )  # fmt: skip
-    return Case(metadata, 20, 96, dict.fromkeys(folds(5), 400), 2.0, parts=1)
+    return Case(metadata, 20, 96, dict.fromkeys(folds(5), 400), 2.5)
 
 
 def multilabel() -> Case:
     metadata = _metadata(
         "multilabel", "scene", "multilabel", "trainvaltest", PARTS,
         evaluation=["mAP", "d_prime", "aucroc", "top1_acc"],
-        evaluation_params={"task_specific_param_grid": {"patience": [6]}},
+        evaluation_params={"task_specific_param_grid": {"max_epochs": [45], "patience": [6]}},
     )  # fmt: skip
-    return Case(metadata, 16, 64, {"train": 400, "valid": 800, "test": 800}, 2.0, parts=1)
+    return Case(metadata, 16, 64, {"train": 400, "valid": 800, "test": 800}, 2.0)
 
 
 def dcase() -> Case:
@@ -169,7 +169,7 @@ def dcase() -> Case:
         evaluation=["event_onset_200ms_fms", "segment_1s_er"],
         evaluation_params={"task_specific_param_grid": {"patience": [4]}},
     )  # fmt: skip
-    return Case(metadata, 4, 32, {"train": 2, "valid": 12, "test": 12}, 3.0, parts=1, seconds=12.0)
+    return Case(metadata, 4, 32, {"train": 2, "valid": 12, "test": 12}, 2.0, parts=1, seconds=12.0)
 
 
 def maestro() -> Case:

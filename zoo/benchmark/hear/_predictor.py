@@ -55,6 +55,7 @@ class Point:
     initialization: str
 
     def as_dict(self) -> dict[str, Any]:
+        """For a JSON file."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -208,6 +209,7 @@ class Stage:
 
     @property
     def point(self) -> Point:
+        """Which was chosen."""
         return self.tried[self.winner].point
 
     def mean(self, name: str) -> float:
@@ -396,6 +398,11 @@ def logits(state: Mapping[str, Tensor], x: Tensor, noise: Callable[[torch.Size],
     return x
 
 
+def own_seed(seed: int, point: Point, partition: int) -> int:
+    """The seed of a predictor that has random numbers of its own."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{point}/{partition}".encode()).digest()[:4], "little")
+
+
 class _Model:
     """A predictor in training.
 
@@ -470,7 +477,8 @@ class _Stack:
         losses = loss(logits(self.state, x, self.noise))
         gradients = torch.autograd.grad(losses.sum(), list(self.leaves.values()))
         for name, gradient in zip(self.leaves, gradients):
-            for model, each in zip(self.models, gradient):
+            # Adam's fused kernel takes the memory as it is, also of a transposed gradient.
+            for model, each in zip(self.models, gradient.contiguous()):
                 model.state[name].grad = each
         for model in self.models:
             model.adam.step()
@@ -551,8 +559,7 @@ class _Work:
     def _model(self, key: str, point: Point, partition: int) -> _Model:
         generator, dropout = self.generator, self.dropout
         if self.many:
-            name = f"{self.seed}/{point}/{partition}".encode()
-            own = int.from_bytes(hashlib.sha256(name).digest()[:4], "little")
+            own = own_seed(self.seed, point, partition)
             generator = torch.Generator().manual_seed(own)
             dropout = generator if self.device.type == "cpu" else torch.Generator(self.device).manual_seed(own)
         width, labels = next(iter(self.rows.values())).x.shape[1], len(self.protocol.labels)
