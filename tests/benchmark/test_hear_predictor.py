@@ -36,8 +36,9 @@ from zoo.errors import InputError
 DATA = Path(__file__).parents[1] / "golden" / "hear" / "predictions"
 SLOW = [name for name in CASES if name != "quick"]
 TOLERANCE = 0.005  # what is asked for
-# Standard deviation of the first metric over seeds: the kit's random numbers are one draw, those of many another.
-NOISE = {"multiclass": 0.0, "multilabel": 0.0, "dcase": 0.0, "maestro": 0.0}
+# Standard deviation of the first metric over 3, 6, 2 and 5 seeds: the kit's random numbers are one draw, those of
+# many at a time are another.
+NOISE = {"multiclass": 0.0066, "multilabel": 0.0032, "dcase": 0.061, "maestro": 0.022}
 
 
 @cache
