@@ -403,8 +403,7 @@ class Run:
             part.go(recipe.steps, winner)
         found = [part.test(winner) for part in parts]
         if not tried:
-            values = [part.score(winner, recipe.steps) for part in parts]
-            mean = sum(v for v in values if v is not None) / len(values)
+            mean = _mean([part.score(winner, recipe.steps) for part in parts])
             tried = [{"learning_rate": winner, "steps": recipe.steps, "value": mean, "diverged": False}]
         curves = [record for one in found for record in one.pop("curve")]
         folds = dict(zip(map(str, self.corpora), found))
@@ -522,7 +521,8 @@ class _Part:
         recipe, options, upstream = run.recipe, run.options, run.upstream
         if options.finetune:  # each fold its own, or one would have seen what another is tested on
             upstream = copy.deepcopy(upstream).train()
-        self.objective: Objective = run.task.objective(corpus, upstream.hop_length, **recipe.objective_options)
+        told = {"upstream": upstream} if "upstream" in inspect.signature(run.task.objective).parameters else {}
+        self.objective: Objective = run.task.objective(corpus, upstream.hop_length, **told, **recipe.objective_options)
         audio = Audio(recipe, upstream, options.seed)
         names = [name for name, items in corpus.items() if any(_is_audio(item) for item in items.values())]
         self.splits: dict[str, Split] = {

@@ -207,7 +207,8 @@ class Task:
         metric: the primary metric.
         higher_is_better: direction of the primary metric.
         corpus: `corpus(root, **options) -> Corpus`; with `fold=...` where there are folds.
-        objective: `objective(corpus, hop_samples, **options)`: labels, loss, predictions, metrics.
+        objective: `objective(corpus, hop_samples, **options)`: labels, loss, predictions, metrics; with `upstream=...`
+            if it takes one.
         recipes: "official", "miniature" and others.
         layout: what must be on disk.
         miniature: `miniature(root)` writes a small corpus in this layout: the same bytes every time, in files that
