@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -122,9 +122,7 @@ class Units:
         kmeans.fit(frames)
         digest = "" if model is None else model_digest(model)
         made = cls(torch.from_numpy(kmeans.cluster_centers_), name, layer, digest, seed, len(frames))
-        inertia = made._nearest(torch.from_numpy(frames))[1].mean()
-        object.__setattr__(made, "inertia", float(inertia))
-        return made
+        return replace(made, inertia=float(made._nearest(torch.from_numpy(frames))[1].mean()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Units:
@@ -181,7 +179,7 @@ class Units:
             )
         if self.model_sha256 and self.model_sha256 != model_digest(model):
             raise InputError(
-                f"the units are of {shown(self.model) if self.model else 'another model'}, from which this model differs "
+                f"the units are of {shown(self.model) if self.model else 'another model'}, from which this one differs "
                 "in weights, configuration or padding; take that model, or fit units of this one"
             )
 
@@ -248,22 +246,18 @@ def _draw(states: Iterable[Tensor], count: int, draw: np.random.Generator) -> np
 
 def _load(path: Path) -> Units:
     try:
-        with path.open("rb") as head:
-            is_zip = head.read(4) == b"PK\x03\x04"
+        opened = path.open("rb")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if not is_zip:
-        raise InputError(f"{path} is no .npz file of centroids: {PICKLE}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            size = sum(member.file_size for member in file.zip.infolist())
-            centroids = file["centroids"] if "centroids" in file and size <= MAX_FILE_BYTES else None
-            metadata = file["metadata"] if "metadata" in file and centroids is not None else np.array("{}")
-    except Exception as error:  # zipfile and NumPy raise whatever a damaged file makes them stumble over
-        raise InputError(
-            f"{path} is damaged, or holds pickled objects, which are not read ({_first_line(error)}); fit the units "
-            "again"
-        ) from None
+    with opened:
+        if opened.read(4) != b"PK\x03\x04":
+            raise InputError(f"{path} is no .npz file of centroids: {PICKLE}")
+        try:
+            centroids, metadata, size = _arrays(opened)
+        except Exception:  # zipfile and NumPy raise whatever a damaged file makes them stumble over
+            raise InputError(
+                f"{path} is damaged, or holds pickled objects, which are not read; fit the units again"
+            ) from None
     if centroids is None:
         found = f"{size} bytes" if size > MAX_FILE_BYTES else "no array 'centroids'"
         raise InputError(f"{path} is no file of units: it holds {found}; make one with python -m zoo units fit")
@@ -273,6 +267,19 @@ def _load(path: Path) -> Units:
         return Units(torch.from_numpy(np.array(centroids, np.float64)), **_facts(metadata))
     except InputError as error:
         raise InputError(f"{path} cannot be used: its {error}") from None
+
+
+def _arrays(opened: BinaryIO) -> tuple[Any, Any, int]:
+    """Centroids, None where there are none or too much, and metadata; and the bytes that the file unpacks to."""
+    opened.seek(0)
+    with np.load(opened, allow_pickle=False) as file:
+        size = sum(member.file_size for member in file.zip.infolist())
+        centroids = file["centroids"] if "centroids" in file and size <= MAX_FILE_BYTES else None
+        metadata = file["metadata"] if "metadata" in file and centroids is not None else np.array("{}")
+    for array in (centroids, metadata):
+        if isinstance(array, bytes):  # so NumPy gives what is no array
+            raise ValueError
+    return centroids, metadata, size
 
 
 def _facts(metadata: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -289,7 +296,3 @@ def _facts(metadata: np.ndarray[Any, Any]) -> dict[str, Any]:
         if value is not None and type(value) is not kind:
             raise InputError(f"metadata give {key!r} as {shown(value)}; fit the units again")
     return {key: found[key] for key in kinds if found.get(key) is not None}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

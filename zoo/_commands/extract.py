@@ -98,8 +98,10 @@ def _extract(args: argparse.Namespace) -> int:
     ids = _ids([name for _, name in inputs]) if with_text else []
     units = None if args.units is None else Units.load(args.units)
     model = load(args.model, padding=args.padding, device=args.device)
-    layers, weights = _layers(args.layers or "all", model) if units is None else (_layer_of(units, args, model), None)
-    keep = None if units is None else lambda _, states: (units(*states),)
+    if units is None:
+        keep, (layers, weights) = None, _layers("all" if args.layers is None else args.layers, model)
+    else:
+        keep, (layers, weights) = (lambda _, states: (units(*states),)), (_layer_of(units, args, model), None)
     indices, rate = checked(model, layers, None, args.batch_seconds)
     paths = [path for path, _ in inputs]
     lines, failed = [], 0
@@ -137,7 +139,7 @@ def _layer_of(units: Units, args: argparse.Namespace, model: Model) -> list[int]
     """The one layer that units are made of."""
     if args.layers is None and units.layer is None:
         raise InputError(f"{args.units} does not say of which layer its units are; give it with --layers")
-    layers, _ = _layers(args.layers or str(units.layer), model)
+    layers, _ = _layers(str(units.layer) if args.layers is None else args.layers, model)
     if layers is None or len(layers) != 1:
         raise InputError(f"units are of one layer, and --layers {args.layers!r} was asked for; give one index")
     (layer,) = model.layer_indices(layers)
