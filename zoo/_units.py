@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +27,7 @@ from zoo.errors import InputError, shown
 MAX_FRAMES = 1_000_000  # 3 GB at width 768
 MAX_FILE_BYTES = 1 << 30  # of what an .npz says that it unpacks to; a million centroids of width 256
 CHUNK = 1 << 22  # float64 numbers at a time
+FACTS = {"model": str, "layer": int, "model_sha256": str, "seed": int, "frames": int, "inertia": float}  # of a file
 PICKLE = (
     "pickles such as fairseq's km.bin are not read, as that would run what they hold; if you trust yours, run "
     "numpy.savez('km.npz', centroids=joblib.load('km.bin').cluster_centers_) where scikit-learn is"
@@ -55,6 +56,7 @@ class Units:
     seed: int | None = None
     frames: int | None = None
     inertia: float | None = None
+    _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         x = self.centroids
@@ -142,7 +144,7 @@ class Units:
         Raises:
             InputError: when it cannot be written.
         """
-        metadata = json.dumps({key: value for key, value in vars(self).items() if key != "centroids"})
+        metadata = json.dumps({key: getattr(self, key) for key in FACTS})
         with _native.replacing(Path(path)) as file:
             np.savez(file, centroids=self.centroids.numpy(), metadata=np.array(metadata))
 
@@ -193,8 +195,7 @@ class Units:
             )
         x = states.detach().reshape(-1, width)
         device = torch.device("cpu") if x.device.type == "mps" else x.device  # which has no float64
-        table = self.centroids.to(device, torch.float64)
-        half, table = 0.5 * table.square().sum(1), table.T
+        half, table = self._table(device)
         units = torch.empty(len(x), dtype=torch.int32, device=device)
         distances = torch.empty(len(x), dtype=torch.float64, device=device)
         step = max(1, CHUNK // (count + width))
@@ -206,6 +207,13 @@ class Units:
         if not distances.isfinite().all():
             raise InputError("the states hold NaN or infinity, which is near to no centroid; use a model in float32")
         return units.view(states.shape[:-1]).to(states.device), distances.view(states.shape[:-1])
+
+    def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Half the squared norms of the centroids (C,), and the centroids (D, C), as the product takes them."""
+        if device not in self._tables:
+            table = self.centroids.to(device, torch.float64)
+            self._tables[device] = 0.5 * table.square().sum(1), table.T
+        return self._tables[device]
 
 
 def _sklearn_cluster() -> Any:
@@ -284,15 +292,14 @@ def _arrays(opened: BinaryIO) -> tuple[Any, Any, int]:
 
 def _facts(metadata: np.ndarray[Any, Any]) -> dict[str, Any]:
     """The fields of `Units` beside the centroids; what a later version adds is left."""
-    kinds = {"model": str, "layer": int, "model_sha256": str, "seed": int, "frames": int, "inertia": float}
     try:
         found = json.loads(str(metadata)) if metadata.dtype.kind == "U" and not metadata.ndim else None
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise InputError("metadata are no JSON object; fit the units again")
-    for key, kind in kinds.items():
+    for key, kind in FACTS.items():
         value = found.get(key)
         if value is not None and type(value) is not kind:
             raise InputError(f"metadata give {key!r} as {shown(value)}; fit the units again")
-    return {key: found[key] for key in kinds if found.get(key) is not None}
+    return {key: found[key] for key in FACTS if found.get(key) is not None}
