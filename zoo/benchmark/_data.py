@@ -181,7 +181,7 @@ class Kept:
 
     def __init__(self, folder: Path, budget_bytes: int) -> None:
         self.folder, self.left = folder, budget_bytes - sum(path.stat().st_size for path in folder.glob("*.npy"))
-        self.lock = Lock()  # of what is left: several threads read
+        self.lock = Lock()  # several threads read, even the same
 
     def read(self, path: str, rate: int, start_s: float, end_s: float | None) -> Tensor:
         """What `zoo.load_audio` gives."""
@@ -193,10 +193,9 @@ class Kept:
         data = io.BytesIO()
         np.save(data, waveform.numpy())
         with self.lock:
-            fits = data.tell() <= self.left
-            self.left -= data.tell() * fits
-        if fits:
-            _files.write(place, data.getvalue())
+            if data.tell() <= self.left and not place.is_file():
+                self.left -= data.tell()
+                _files.write(place, data.getvalue())
         return waveform
 
 
