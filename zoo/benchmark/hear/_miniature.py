@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from zoo.benchmark import synthesis
 from zoo.benchmark.hear._folder import METADATA, VOCABULARY, Folder
 from zoo.benchmark.synthesis import RATE, hertz
+from zoo.errors import InputError
 
 Label = str | int
 Wave = NDArray[np.float32]
@@ -111,6 +112,7 @@ _OFFICE: Mapping[str, Options] = {
     "knock": {"pitches": (180,), "timbre": (100, 70, 50), "noise": 50, "centre": 500, "fade_ms": 120, "beats": 6},
     "phone": {"pitches": (1100, 1400), "timbre": (100, 60)},
 }
+_HEARD_TOGETHER = (("Bark",), ("Hiss",), ("Siren",), ("Thunder",), ("Bark", "Thunder"), ("Siren", "Hiss"))
 _IMITATED: Mapping[str, Options] = {
     "Cat.wav": {"pitches": (420,), "timbre": (60, 100, 80, 30), "glide": 60},
     "Engine.wav": {"pitches": (75,), "timbre": (100,) * 10, "noise": 30, "centre": 800},
@@ -128,6 +130,10 @@ def _note(seconds: float, note: int, seed: int) -> Wave:
 
 def _nsynth(label: Label, take: int, seed: int) -> Wave:
     return _note(1.8, int(label), seed)
+
+
+def _played(label: Label, take: int, seed: int) -> Wave:
+    return _note(0.6, int(label), seed)
 
 
 _TONICS = {"b": 47, "csharp": 61, "dsharp": 75, "e": 88}
@@ -166,7 +172,8 @@ def _voices(label: Label, take: int, seed: int) -> Wave:
         np.roll(synthesis.synthesise(phones, speaker=seed % 50 + k, seconds=2.0, seed=seed + k), 4000 * k)
         for k in range(int(label))
     ]
-    return synthesis.mixed(2.0, [(0.0, voice) for voice in voices])
+    room = synthesis.sound(2.0, noise=100, level=50, seed=seed)
+    return synthesis.mixed(2.0, [(0.0, wave) for wave in (room, *voices)])
 
 
 def _music_or_speech(label: Label, take: int, seed: int) -> Wave:
@@ -205,3 +212,112 @@ _MAESTRO = {
     },
 }
 _PITCHES = {"pitch_range_min": 21, "pitch_range_max": 108}
+_NOTES = (33, 47, 61, 75, 89)  # far apart, and no two an octave apart
+
+_FOLDERS: Mapping[str, _Small] = {
+    "dcase2016_task2-hear2021-full": _Small(_made(_OFFICE, 0.6), tuple(_OFFICE), clip_s=6.0),
+    "nsynth_pitch-v2.2.3-5h": _Small(_nsynth, _NOTES, (2, 1, 1), vocabulary=tuple(range(21, 109)), metadata=_PITCHES),
+    "nsynth_pitch-v2.2.3-50h": _Small(_nsynth, _NOTES, (2, 1, 1), vocabulary=tuple(range(21, 109)), metadata=_PITCHES),
+    "speech_commands-v0.0.2-5h": _Small(_command, _COMMANDS, (2, 1, 1), clip_s=1.0),
+    "speech_commands-v0.0.2-full": _Small(_command, _COMMANDS, (2, 1, 1), clip_s=1.0),
+    "beehive_states_fold0-v2-full": _Small(_made(_BEES), tuple(_BEES), (2, 1, 2)),
+    "beehive_states_fold1-v2-full": _Small(_made(_BEES), tuple(_BEES), (2, 1, 2)),
+    "beijing_opera-v1.0-hear2021-full": _Small(_made(_OPERA), tuple(_OPERA)),
+    "tfds_crema_d-1.0.0-full": _Small(_acted, tuple(_ACTED), metadata=_TFDS),
+    "esc50-v2.0.0-full": _Small(_made(_ESC50), tuple(_ESC50), rate=48_000),
+    "fsd50k-v1.0-full": _Small(_made(_SOUNDS), tuple(_SOUNDS), (2, 1, 1), together=_HEARD_TOGETHER),
+    "gunshot_triangulation-v1.0-full": _Small(_made(_GUNSHOT, 1.5), tuple(_GUNSHOT), clip_s=1.5),
+    "tfds_gtzan-1.0.0-full": _Small(_made(_GENRES), tuple(_GENRES), metadata=_TFDS),
+    "tfds_gtzan_music_speech-1.0.0-full": _Small(_music_or_speech, ("music", "speech"), metadata=_TFDS),
+    "libricount-v1.0.0-hear2021-full": _Small(_voices, (0, 1, 8)),
+    "maestro-v3.0.0-5h": _Small(_played, (40, 57, 76), clip_s=6.0, rate=48_000, metadata=_MAESTRO),
+    "mridangam_stroke-v1.5-full": _Small(_made(_STROKES, 0.8), tuple(_STROKES), clip_s=0.81),
+    "mridangam_tonic-v1.5-full": _Small(_tonic, tuple(_TONICS), clip_s=0.81),
+    "vocal_imitation-v1.1.3-full": _Small(_made(_IMITATED), tuple(_IMITATED)),
+    "vox_lingua_top10-hear2021-full": _Small(_spoken, tuple(_INVENTORIES)),
+}
+
+
+def write(root: Path, *, folder: Folder) -> None:
+    """Writes a folder and its audio.
+
+    Args:
+        root: where its parent lies.
+        folder: one of HEAR's; it says how clips are split and scored.
+
+    Raises:
+        InputError: there is no miniature of it.
+    """
+    if folder.name not in _FOLDERS:
+        raise InputError(
+            f"a miniature of hear/{folder.name} was asked for, but there are some of HEAR's own {len(_FOLDERS)} folders "
+            "only; give one of those"
+        )
+    small = _FOLDERS[folder.name]
+    place = root / folder.name
+    clips = _recordings if folder.event else _clips
+    first = 0
+    for index, split in enumerate(folder.splits):
+        count = small.takes[0 if folder.folds else index]
+        listed = {}
+        for said, wave in clips(small, folder.name, range(first, first + count)):
+            name = f"{split}-{len(listed):02}.wav"
+            listed[name] = said
+            if small.rate != RATE:
+                wave = synthesis.tripled(wave)
+            synthesis.write_audio(place / str(small.rate) / split / name, wave, small.rate)
+        synthesis.write_text(place / f"{split}.json", json.dumps(listed, indent=1) + "\n")
+        first += count
+    labels = sorted(
+        {*small.labels, *small.vocabulary}, key=lambda label: (isinstance(label, int) and label, str(label))
+    )
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([("idx", "label"), *enumerate(labels)])
+    synthesis.write_text(place / VOCABULARY, table.getvalue())
+    synthesis.write_text(place / METADATA, json.dumps(_metadata(folder, small), indent=1) + "\n")
+
+
+def _clips(small: _Small, name: str, takes: Sequence[int]) -> Iterator[tuple[list[Label], Wave]]:
+    """Labels and samples of scenes; where the folder has clips of any length, of 1.5 or 2 s in turn."""
+    for take in takes:
+        for labels in small.together or [(label,) for label in small.labels]:
+            parts = [(0.0, small.sound(label, take, _seed(name, label, take))) for label in labels]
+            seconds = small.clip_s - 0.5 * (take % 2) if small.together else small.clip_s
+            yield list(labels), synthesis.mixed(seconds, parts)
+
+
+def _recordings(small: _Small, name: str, takes: Sequence[int]) -> Iterator[tuple[list[dict[str, Any]], Wave]]:
+    """Events in milliseconds and samples of recordings: one event after another, each class as often as the others."""
+    for take in takes:
+        events, parts, start_ms = [], [], 200
+        for turn, draw in enumerate(_draws(_seed(name, take), 100)):
+            place = (turn + take + turn // len(small.labels)) % len(small.labels)
+            label = small.labels[place]
+            wave = small.sound(label, take, _seed(name, label, take, turn))
+            end_ms = start_ms + len(wave) * 1000 // RATE
+            if end_ms > small.clip_s * 1000:
+                break
+            events.append({"label": label, "start": float(start_ms), "end": float(end_ms)})
+            parts.append((start_ms / 1000, wave))
+            start_ms = end_ms + 200 + draw // 5
+        yield events, synthesis.mixed(small.clip_s, parts)
+
+
+def _metadata(folder: Folder, small: _Small) -> dict[str, Any]:
+    """As hearpreprocess 2021.1.1 writes them, without where the audio is from."""
+    version, _, mode = folder.name.partition("-")[2].rpartition("-")
+    found: dict[str, Any] = {
+        "task_name": folder.task_name,
+        "version": version,
+        "embedding_type": "event" if folder.event else "scene",
+        "prediction_type": "multilabel" if folder.multilabel else "multiclass",
+        "split_mode": folder.split_mode,
+        "splits": list(folder.splits),
+        "sample_duration": None if small.together else small.clip_s,
+        "evaluation": list(folder.metrics),
+        "mode": mode,
+        "default_mode": "5h" if mode.endswith("h") else "full",
+    }
+    if folder.folds:
+        found["nfolds"] = len(folder.folds)
+    return found | dict(small.metadata)
