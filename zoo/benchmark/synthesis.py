@@ -177,13 +177,13 @@ def _band(white: NDArray[np.int64], centre: int) -> NDArray[np.int64]:
     return np.convolve(white, taps, "valid") >> 13
 
 
-_OCTAVE = (8372.018, 8869.844, 9397.273, 9956.063, 10548.082, 11175.303, 11839.822, 12543.854, 13289.75, 14080.0)
-_OCTAVE += (14917.240, 15804.266)
+_OCTAVE = (8372.018, 8869.844, 9397.273, 9956.063, 10548.082, 11175.303)  # notes 120 to 131
+_OCTAVE_ABOVE_F = (11839.822, 12543.854, 13289.75, 14080.0, 14917.240, 15804.266)
 
 
 def hertz(note: int) -> float:
     """Frequency of a MIDI note, 69 being A at 440 Hz."""
-    return _OCTAVE[note % 12] / 2 ** (10 - note // 12)
+    return (_OCTAVE + _OCTAVE_ABOVE_F)[note % 12] / float(2 ** (10 - note // 12))
 
 
 def sound(

@@ -112,7 +112,7 @@ _OFFICE: Mapping[str, Options] = {
     "knock": {"pitches": (180,), "timbre": (100, 70, 50), "noise": 50, "centre": 500, "fade_ms": 120, "beats": 6},
     "phone": {"pitches": (1100, 1400), "timbre": (100, 60)},
 }
-_HEARD_TOGETHER = (("Bark",), ("Hiss",), ("Siren",), ("Thunder",), ("Bark", "Thunder"), ("Siren", "Hiss"))
+_HEARD_TOGETHER = (("Bark",), ("Hiss",), ("Siren",), ("Thunder",), ("Bark", "Thunder"))
 _IMITATED: Mapping[str, Options] = {
     "Cat.wav": {"pitches": (420,), "timbre": (60, 100, 80, 30), "glide": 60},
     "Engine.wav": {"pitches": (75,), "timbre": (100,) * 10, "noise": 30, "centre": 800},
@@ -250,8 +250,8 @@ def write(root: Path, *, folder: Folder) -> None:
     """
     if folder.name not in _FOLDERS:
         raise InputError(
-            f"a miniature of hear/{folder.name} was asked for, but there are some of HEAR's own {len(_FOLDERS)} folders "
-            "only; give one of those"
+            f"a miniature of hear/{folder.name} was asked for, but there is none of it; "
+            f"the {len(_FOLDERS)} folders of HEAR have one"
         )
     small = _FOLDERS[folder.name]
     place = root / folder.name
@@ -259,7 +259,7 @@ def write(root: Path, *, folder: Folder) -> None:
     first = 0
     for index, split in enumerate(folder.splits):
         count = small.takes[0 if folder.folds else index]
-        listed = {}
+        listed: dict[str, Any] = {}
         for said, wave in clips(small, folder.name, range(first, first + count)):
             name = f"{split}-{len(listed):02}.wav"
             listed[name] = said
