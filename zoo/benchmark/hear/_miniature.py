@@ -133,7 +133,8 @@ def _nsynth(label: Label, take: int, seed: int) -> Wave:
 
 
 def _played(label: Label, take: int, seed: int) -> Wave:
-    return _note(0.6, int(label), seed)
+    timbre = (100, 50, 20) if int(label) > 60 else (100,) * 8
+    return synthesis.sound(0.6, (hertz(int(label)),), timbre=timbre, fade_ms=1500, seed=seed)
 
 
 _TONICS = {"b": 47, "csharp": 61, "dsharp": 75, "e": 88}
@@ -230,7 +231,7 @@ _FOLDERS: Mapping[str, _Small] = {
     "tfds_gtzan-1.0.0-full": _Small(_made(_GENRES), tuple(_GENRES), metadata=_TFDS),
     "tfds_gtzan_music_speech-1.0.0-full": _Small(_music_or_speech, ("music", "speech"), metadata=_TFDS),
     "libricount-v1.0.0-hear2021-full": _Small(_voices, (0, 1, 8)),
-    "maestro-v3.0.0-5h": _Small(_played, (40, 57, 76), clip_s=6.0, rate=48_000, metadata=_MAESTRO),
+    "maestro-v3.0.0-5h": _Small(_played, (40, 88), clip_s=6.0, rate=48_000, metadata=_MAESTRO),
     "mridangam_stroke-v1.5-full": _Small(_made(_STROKES, 0.8), tuple(_STROKES), clip_s=0.81),
     "mridangam_tonic-v1.5-full": _Small(_tonic, tuple(_TONICS), clip_s=0.81),
     "vocal_imitation-v1.1.3-full": _Small(_made(_IMITATED), tuple(_IMITATED)),
