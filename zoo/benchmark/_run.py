@@ -403,7 +403,7 @@ class Run:
             part.go(recipe.steps, winner)
         found = [part.test(winner) for part in parts]
         if not tried:
-            mean = _mean([part.score(winner, recipe.steps) for part in parts])
+            mean = _mean([value for part in parts if (value := part.score(winner, recipe.steps)) is not None])
             tried = [{"learning_rate": winner, "steps": recipe.steps, "value": mean, "diverged": False}]
         curves = [record for one in found for record in one.pop("curve")]
         folds = dict(zip(map(str, self.corpora), found))
@@ -553,7 +553,7 @@ class _Part:
     def found(self) -> list[str]:
         """What is to be said about the recordings, as far as it is known by now."""
         where = "" if self.fold is None else f"{self.fold}, "
-        notes = []
+        notes = [where + remark for remark in self.run.task.remarks(self.corpus)]
         for name, one in self.splits.items():
             total = len({*one.items, *one.excluded})
             if one.excluded:

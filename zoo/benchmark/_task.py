@@ -217,6 +217,7 @@ class Task:
         submission: `submission(folder, fold, predictions)` writes the files that the leaderboard takes. Predictions:
             split -> id -> what the objective predicts; of a corpus's extra splits without audio, its items.
         read: the task as its folder on disk describes it: `read(root) -> Task`.
+        remarks: what is to be said of a corpus, a sentence each.
     """
 
     name: str
@@ -231,6 +232,7 @@ class Task:
     folds: tuple[str, ...] = ()
     submission: Callable[[Path, str | None, Mapping[str, Mapping[str, Any]]], None] | None = None
     read: Callable[[Path], Task] | None = None
+    remarks: Callable[[Corpus], Sequence[str]] = lambda corpus: ()
 
 
 @cache

@@ -8,7 +8,9 @@ what else may be done with one:
 * `pools`: it gives the same for the mean over an utterance's valid frames as for those frames.
 * `batched`: `torch.func.vmap` maps it over stacked parameters: no recurrent layer, no random draw.
 
-Unless it says otherwise, a layer is initialised as torch does it. Shapes: B batch, T frames, D input size, V output size.
+Unless it says otherwise, a layer is initialised as torch does it.
+
+Shapes: B batch, T frames, D input size, V output size.
 
 Sources: Yang et al., SUPERB, 2021 (arXiv 2105.01051); s3prl 0.4.18 (Apache-2.0),
 `downstream/{model.py,asr,sv_voxceleb1,diarization,specaug.py}` for v0.3, `nn/{linear,rnn,specaug,speaker_model}.py`
@@ -16,6 +18,8 @@ for v0.4, `nn/hear.py`.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +96,7 @@ class FrameMLP(nn.Module):
         super().__init__()
         widths = [input_size] + [hidden_size] * layers
         hidden: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:]):
+        for before, after in pairwise(widths):
             hidden += [nn.Linear(before, after), _RowNorm(after), nn.Dropout(dropout), nn.ReLU()]
         self.rows = nn.Sequential(*hidden, nn.Linear(widths[-1], output_size))
         linear = [module for module in self.rows if isinstance(module, nn.Linear)]

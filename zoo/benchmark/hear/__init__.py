@@ -9,19 +9,19 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from zoo.benchmark import metrics
 from zoo.benchmark._task import Layout, Recipe, Selection, Task
 from zoo.benchmark.hear import _folder, _known, _miniature, _official, _zoo
 from zoo.benchmark.hear._folder import Folder
 
 CHUNK_S = 120.0  # as in hear_api: of all clips, only those of Beehive States are longer
-LOWER = {"segment_1s_er"}  # the metrics of which less is better
 
 
 def task(folder: Folder) -> Task:
     """The task that a folder describes."""
     known = _known.FOLDERS.get(folder.name)
     metric = folder.metrics[0]
-    selection = Selection(metric=metric, higher_is_better=metric not in LOWER)
+    selection = Selection(metric=metric, higher_is_better=metric not in metrics.HEAR_LOWER)
     official = Recipe(
         selection=selection,
         procedure=_official.procedure,
@@ -44,6 +44,7 @@ def task(folder: Folder) -> Task:
         miniature=partial(_miniature.write, folder=folder),
         folds=folder.folds,
         read=_read,
+        remarks=partial(_folder.lacking, folder),
     )
 
 

@@ -26,7 +26,7 @@ from zoo.benchmark.hear._predictor import GRID, Protocol, Rows
 from zoo.benchmark.metrics import Event
 
 SEED = 42  # of the kit
-LIMITS = {"max_epochs": "max_epochs", "check_val_every_n_epoch": "check_every"}  # of a folder's, ours
+LIMITS = {"max_epochs": "max_epochs", "check_val_every_n_epoch": "check_every", "patience": "patience"}  # theirs, ours
 KEPT = ("point", "valid", "best_epoch", "epochs", "postprocessing")  # of a training, in the result
 
 

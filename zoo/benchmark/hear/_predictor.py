@@ -34,9 +34,7 @@ from zoo.benchmark.metrics import Event
 from zoo.errors import InputError, shown
 
 HIDDEN, DROPOUT = 1024, 0.1
-LOWER = {"segment_1s_er"}  # metrics of which less is better
-EVENTS = {"event_onset_200ms_fms", "event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms", "segment_1s_er"}
-ROWS = {"top1_acc", "pitch_acc", "chroma_acc", "mAP", "aucroc", "d_prime"}
+METRICS: dict[str, Callable[..., float]] = {**metrics.HEAR_SCENES, **metrics.HEAR_EVENTS}
 SUMMARY_ROWS = 64  # of noise, which the kit runs each new predictor on to print a summary
 
 
@@ -128,7 +126,7 @@ class Protocol:
     @property
     def lower(self) -> bool:
         """Whether less of what selects is better."""
-        return not self.use_scoring or self.metrics[0] in LOWER
+        return not self.use_scoring or self.metrics[0] in metrics.HEAR_LOWER
 
 
 @dataclass
@@ -282,7 +280,7 @@ def stage(
 
 def _check(rows: Mapping[str, Rows], protocol: Protocol, points: Sequence[Point]) -> None:
     """Refuses what cannot be trained on."""
-    known = EVENTS if protocol.event else ROWS
+    known = metrics.HEAR_EVENTS if protocol.event else metrics.HEAR_SCENES
     wrong = [name for name in protocol.metrics if name not in known]
     if wrong or not protocol.metrics:
         raise InputError(
@@ -640,7 +638,7 @@ class _Work:
                 if protocol.event:
                     valid, chosen = self._best_events(rows, probabilities)
                 else:
-                    valid = _metric(protocol.metrics[0])(probabilities, rows.targets)
+                    valid = METRICS[protocol.metrics[0]](probabilities, rows.targets)
             # Lightning keeps what is logged as float32: what differs less is a tie.
             model.check(epoch, loss, float(np.float32(valid)), chosen, protocol)
 
@@ -655,7 +653,7 @@ class _Work:
 
     def _best_events(self, rows: Rows, probabilities: Tensor) -> tuple[float, tuple[float, float]]:
         """The first metric with the post-processing that makes most of it, and that; of equal ones the longest."""
-        metric = _metric(self.protocol.metrics[0])
+        metric = METRICS[self.protocol.metrics[0]]
         scores = {
             each: metric(self._events(rows, probabilities, each), rows.events) for each in self.protocol.postprocessing
         }
@@ -679,14 +677,8 @@ class _Work:
         scores = {"loss": float(self._loss(out, self._wanted(rows.targets)))}
         if trained.postprocessing is None:
             events: dict[str, list[Event]] = {}
-            scores |= {name: _metric(name)(probabilities, rows.targets) for name in protocol.metrics}
+            scores |= {name: METRICS[name](probabilities, rows.targets) for name in protocol.metrics}
         else:
             events = self._events(rows, probabilities, trained.postprocessing)
-            scores |= {name: _metric(name)(events, rows.events) for name in protocol.metrics}
+            scores |= {name: METRICS[name](events, rows.events) for name in protocol.metrics}
         return Tested(trained, split, scores, probabilities, events)
-
-
-def _metric(name: str) -> Callable[..., float]:
-    """By HEAR's name."""
-    function: Callable[..., float] = getattr(metrics, "mean_average_precision" if name == "mAP" else name)
-    return function
