@@ -1,6 +1,6 @@
 """Miniatures of HEAR's folders: synthetic clips, few and short, in the format of the archives.
 
-Clips of scenes are 2 s long, where the real ones are not shorter, and those of events 6 s. There are fewer classes than
+Clips of scenes are 1 or 2 s long, where the real ones are not shorter, and those of events 6 s. There are fewer classes than
 in HEAR where all would not fit; the vocabulary lists those that there are. Of NSynth it has all 88 notes, as
 `chroma_acc` counts octaves by place.
 """
@@ -46,7 +46,7 @@ class _Small:
 
     sound: Callable[[Label, int, int], Wave]
     labels: tuple[Label, ...]
-    takes: tuple[int, int, int] = (1, 1, 1)
+    takes: tuple[int, ...] = (1, 1, 1)
     clip_s: float = 2.0
     rate: int = RATE
     vocabulary: tuple[Label, ...] = ()
@@ -129,7 +129,7 @@ def _note(seconds: float, note: int, seed: int) -> Wave:
 
 
 def _nsynth(label: Label, take: int, seed: int) -> Wave:
-    return _note(1.8, int(label), seed)
+    return _note(1.0, int(label), seed)
 
 
 def _played(label: Label, take: int, seed: int) -> Wave:
@@ -179,9 +179,9 @@ def _voices(label: Label, take: int, seed: int) -> Wave:
 
 def _music_or_speech(label: Label, take: int, seed: int) -> Wave:
     if label == "speech":
-        return synthesis.recorded("1088-134315-0000", 0.7 * take, 2.0)
+        return synthesis.recorded("1088-134315-0000", 0.8 * take, 1.0)
     chord = _draws(seed, 1)[0] % 5
-    return synthesis.sound(2.0, [hertz(60 + chord + k) for k in (0, 4, 7)], timbre=(100, 50, 30), fade_ms=800, beats=2)
+    return synthesis.sound(1.0, [hertz(60 + chord + k) for k in (0, 4, 7)], timbre=(100, 50, 30), fade_ms=800, beats=2)
 
 
 _INVENTORIES = {
@@ -204,7 +204,7 @@ def _seed(*names: object) -> int:
 
 
 _TFDS = {"extract_splits": ["train"]}
-_COMMANDS = ("_silence_", "_unknown_", "down", "go", "left", "no", "stop", "yes")
+_COMMANDS = ("_silence_", "_unknown_", "go", "stop", "yes")
 _MAESTRO = {
     "use_scoring_for_early_stopping": False,
     "evaluation_params": {
@@ -213,29 +213,30 @@ _MAESTRO = {
     },
 }
 _PITCHES = {"pitch_range_min": 21, "pitch_range_max": 108}
+_KEYS = tuple(range(21, 109))
 _NOTES = (33, 47, 61, 75, 89)  # far apart, and no two an octave apart
 
 _FOLDERS: Mapping[str, _Small] = {
-    "dcase2016_task2-hear2021-full": _Small(_made(_OFFICE, 0.6), tuple(_OFFICE), clip_s=6.0),
-    "nsynth_pitch-v2.2.3-5h": _Small(_nsynth, _NOTES, (2, 1, 1), vocabulary=tuple(range(21, 109)), metadata=_PITCHES),
-    "nsynth_pitch-v2.2.3-50h": _Small(_nsynth, _NOTES, (2, 1, 1), vocabulary=tuple(range(21, 109)), metadata=_PITCHES),
-    "speech_commands-v0.0.2-5h": _Small(_command, _COMMANDS, (2, 1, 1), clip_s=1.0),
-    "speech_commands-v0.0.2-full": _Small(_command, _COMMANDS, (2, 1, 1), clip_s=1.0),
-    "beehive_states_fold0-v2-full": _Small(_made(_BEES), tuple(_BEES), (2, 1, 2)),
-    "beehive_states_fold1-v2-full": _Small(_made(_BEES), tuple(_BEES), (2, 1, 2)),
+    "dcase2016_task2-hear2021-full": _Small(_made(_OFFICE, 0.6), tuple(_OFFICE), (2, 2, 2), 6.0),
+    "nsynth_pitch-v2.2.3-5h": _Small(_nsynth, _NOTES, (2, 1, 2), 1.0, vocabulary=_KEYS, metadata=_PITCHES),
+    "nsynth_pitch-v2.2.3-50h": _Small(_nsynth, _NOTES, (2, 1, 2), 1.0, vocabulary=_KEYS, metadata=_PITCHES),
+    "speech_commands-v0.0.2-5h": _Small(_command, _COMMANDS, (3, 2, 2), 1.0),
+    "speech_commands-v0.0.2-full": _Small(_command, _COMMANDS, (3, 2, 2), 1.0),
+    "beehive_states_fold0-v2-full": _Small(_made(_BEES, 1.0), tuple(_BEES), (4, 3, 4), 1.0),
+    "beehive_states_fold1-v2-full": _Small(_made(_BEES, 1.0), tuple(_BEES), (4, 3, 4), 1.0),
     "beijing_opera-v1.0-hear2021-full": _Small(_made(_OPERA), tuple(_OPERA)),
     "tfds_crema_d-1.0.0-full": _Small(_acted, tuple(_ACTED), metadata=_TFDS),
-    "esc50-v2.0.0-full": _Small(_made(_ESC50), tuple(_ESC50), rate=48_000),
+    "esc50-v2.0.0-full": _Small(_made(_ESC50, 1.0), tuple(_ESC50), (2,), 1.0, 48_000),
     "fsd50k-v1.0-full": _Small(_made(_SOUNDS), tuple(_SOUNDS), (2, 1, 1), together=_HEARD_TOGETHER),
     "gunshot_triangulation-v1.0-full": _Small(_made(_GUNSHOT, 1.5), tuple(_GUNSHOT), clip_s=1.5),
-    "tfds_gtzan-1.0.0-full": _Small(_made(_GENRES), tuple(_GENRES), metadata=_TFDS),
-    "tfds_gtzan_music_speech-1.0.0-full": _Small(_music_or_speech, ("music", "speech"), metadata=_TFDS),
+    "tfds_gtzan-1.0.0-full": _Small(_made(_GENRES, 1.0), tuple(_GENRES), (2,), 1.0, metadata=_TFDS),
+    "tfds_gtzan_music_speech-1.0.0-full": _Small(_music_or_speech, ("music", "speech"), clip_s=1.0, metadata=_TFDS),
     "libricount-v1.0.0-hear2021-full": _Small(_voices, (0, 1, 8)),
     "maestro-v3.0.0-5h": _Small(_played, (40, 88), clip_s=6.0, rate=48_000, metadata=_MAESTRO),
     "mridangam_stroke-v1.5-full": _Small(_made(_STROKES, 0.8), tuple(_STROKES), clip_s=0.81),
     "mridangam_tonic-v1.5-full": _Small(_tonic, tuple(_TONICS), clip_s=0.81),
     "vocal_imitation-v1.1.3-full": _Small(_made(_IMITATED), tuple(_IMITATED)),
-    "vox_lingua_top10-hear2021-full": _Small(_spoken, tuple(_INVENTORIES)),
+    "vox_lingua_top10-hear2021-full": _Small(_spoken, tuple(_INVENTORIES), (2,)),
 }
 
 
