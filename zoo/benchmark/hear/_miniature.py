@@ -1,7 +1,7 @@
 """Miniatures of HEAR's folders: synthetic clips, few and short, in the format of the archives.
 
-Clips of scenes are 1 or 2 s long, where the real ones are not shorter, and those of events 6 s. There are fewer classes than
-in HEAR where all would not fit; the vocabulary lists those that there are. Of NSynth it has all 88 notes, as
+Clips of scenes are 1 or 2 s long, where the real ones are not shorter, and those of events 6 s. There are fewer classes
+than in HEAR where all would not fit; the vocabulary lists those that there are. Of NSynth it has all 88 notes, as
 `chroma_acc` counts octaves by place.
 """
 
@@ -72,8 +72,8 @@ def _made(table: Mapping[str, Options], seconds: float = 2.0) -> Callable[[Label
 
 
 _BEES: Mapping[str, Options] = {
-    "NOQUEEN": {"pitches": (310, 325), "timbre": (100, 60, 40, 30), "noise": 40, "centre": 2500},
-    "QUEEN": {"pitches": (230,), "timbre": (100, 50), "noise": 20, "centre": 500},
+    "NOQUEEN": {"pitches": (310, 325), "timbre": (100, 60, 40, 30), "noise": 300, "centre": 5000},
+    "QUEEN": {"pitches": (230,), "timbre": (100, 50)},
 }
 _OPERA: Mapping[str, Options] = {
     "bangu": {"seconds": 0.4, "pitches": (950,), "timbre": (100, 70), "noise": 60, "centre": 1500, "fade_ms": 30},
@@ -108,9 +108,8 @@ _SOUNDS: Mapping[str, Options] = {
     "Thunder": {"noise": 100, "centre": 250, "fade_ms": 900},
 }
 _OFFICE: Mapping[str, Options] = {
-    "keyboard": {"noise": 100, "centre": 6000, "fade_ms": 60, "beats": 10},
-    "knock": {"pitches": (180,), "timbre": (100, 70, 50), "noise": 50, "centre": 500, "fade_ms": 120, "beats": 6},
-    "phone": {"pitches": (1100, 1400), "timbre": (100, 60)},
+    "keyboard": {"noise": 100, "centre": 6000, "beats": 20},
+    "phone": {"pitches": (500, 650), "timbre": (100, 60)},
 }
 _HEARD_TOGETHER = (("Bark",), ("Hiss",), ("Siren",), ("Thunder",), ("Bark", "Thunder"))
 _IMITATED: Mapping[str, Options] = {
@@ -124,7 +123,7 @@ _IMITATED: Mapping[str, Options] = {
 def _note(seconds: float, note: int, seed: int) -> Wave:
     """A note of an instrument that the seed chooses."""
     first, second, third = _draws(seed, 3)
-    timbre = (100, 30 + first // 20, 15 + second // 30, 5 + third // 50)
+    timbre = (100, 30 + first // 50, 15 + second // 60, 5 + third // 100)
     return synthesis.sound(seconds, (hertz(note),), timbre=timbre, fade_ms=1000, seed=seed)
 
 
@@ -217,9 +216,9 @@ _KEYS = tuple(range(21, 109))
 _NOTES = (33, 47, 61, 75, 89)  # far apart, and no two an octave apart
 
 _FOLDERS: Mapping[str, _Small] = {
-    "dcase2016_task2-hear2021-full": _Small(_made(_OFFICE, 0.6), tuple(_OFFICE), (2, 2, 2), 6.0),
-    "nsynth_pitch-v2.2.3-5h": _Small(_nsynth, _NOTES, (2, 1, 2), 1.0, vocabulary=_KEYS, metadata=_PITCHES),
-    "nsynth_pitch-v2.2.3-50h": _Small(_nsynth, _NOTES, (2, 1, 2), 1.0, vocabulary=_KEYS, metadata=_PITCHES),
+    "dcase2016_task2-hear2021-full": _Small(_made(_OFFICE, 0.8), tuple(_OFFICE), (2, 2, 2), 6.0),
+    "nsynth_pitch-v2.2.3-5h": _Small(_nsynth, _NOTES, (2, 2, 2), 1.0, vocabulary=_KEYS, metadata=_PITCHES),
+    "nsynth_pitch-v2.2.3-50h": _Small(_nsynth, _NOTES, (2, 2, 2), 1.0, vocabulary=_KEYS, metadata=_PITCHES),
     "speech_commands-v0.0.2-5h": _Small(_command, _COMMANDS, (3, 2, 2), 1.0),
     "speech_commands-v0.0.2-full": _Small(_command, _COMMANDS, (3, 2, 2), 1.0),
     "beehive_states_fold0-v2-full": _Small(_made(_BEES, 1.0), tuple(_BEES), (4, 3, 4), 1.0),
@@ -236,7 +235,7 @@ _FOLDERS: Mapping[str, _Small] = {
     "mridangam_stroke-v1.5-full": _Small(_made(_STROKES, 0.8), tuple(_STROKES), clip_s=0.81),
     "mridangam_tonic-v1.5-full": _Small(_tonic, tuple(_TONICS), clip_s=0.81),
     "vocal_imitation-v1.1.3-full": _Small(_made(_IMITATED), tuple(_IMITATED)),
-    "vox_lingua_top10-hear2021-full": _Small(_spoken, tuple(_INVENTORIES), (2,)),
+    "vox_lingua_top10-hear2021-full": _Small(_spoken, tuple(_INVENTORIES)),
 }
 
 
