@@ -72,17 +72,17 @@ def _made(table: Mapping[str, Options], seconds: float = 2.0) -> Callable[[Label
 
 
 _BEES: Mapping[str, Options] = {
-    "NOQUEEN": {"pitches": (310, 325), "timbre": (100, 60, 40, 30), "noise": 300, "centre": 5000},
-    "QUEEN": {"pitches": (230,), "timbre": (100, 50)},
+    "NOQUEEN": {"pitches": (310, 325), "timbre": (100, 60, 40, 30), "noise": 40, "centre": 2500},
+    "QUEEN": {"pitches": (450,), "timbre": (100, 50), "fade_ms": 25, "beats": 3},
 }
 _OPERA: Mapping[str, Options] = {
-    "bangu": {"seconds": 0.4, "pitches": (950,), "timbre": (100, 70), "noise": 60, "centre": 1500, "fade_ms": 30},
-    "daluo": {"seconds": 1.8, "pitches": (260, 395), "timbre": (100, 60, 50, 40), "fade_ms": 600},
-    "naobo": {"seconds": 1.4, "noise": 100, "centre": 5500, "fade_ms": 500},
-    "xiaoluo": {"seconds": 1.2, "pitches": (740, 1130), "timbre": (100, 80, 60), "glide": 130, "fade_ms": 300},
+    "bangu": {"seconds": 0.1, "pitches": (950,), "timbre": (100, 70), "noise": 60, "centre": 1500, "fade_ms": 30},
+    "daluo": {"seconds": 2.0, "pitches": (260, 395), "timbre": (100, 60, 50, 40), "fade_ms": 2500},
+    "naobo": {"seconds": 0.4, "noise": 100, "centre": 5500, "fade_ms": 500},
+    "xiaoluo": {"seconds": 0.9, "pitches": (740, 1130), "timbre": (100, 80, 60), "glide": 130, "fade_ms": 400},
 }
 _ESC50: Mapping[str, Options] = {
-    "dog": {"pitches": (480,), "timbre": (100, 90, 80, 60, 40), "glide": 70, "fade_ms": 90, "beats": 2},
+    "dog": {"pitches": (480,), "timbre": (100, 90, 80, 60, 40), "glide": 70, "fade_ms": 30, "beats": 2},
     "rain": {"noise": 100, "centre": 5500},
     "siren": {"pitches": (650,), "timbre": (100, 30), "glide": 200},
 }
@@ -93,7 +93,7 @@ _GUNSHOT: Mapping[str, Options] = {
 }
 _GENRES: Mapping[str, Options] = {
     "classical": {"pitches": (262, 330, 392), "timbre": (100, 40, 20)},
-    "metal": {"pitches": (82, 123), "timbre": (100,) * 12, "noise": 90, "centre": 3500, "fade_ms": 120, "beats": 6},
+    "metal": {"pitches": (82, 123), "timbre": (100,) * 12, "noise": 90, "centre": 3500, "fade_ms": 25, "beats": 4},
 }
 _STROKES: Mapping[str, Options] = {
     "bheem": {"seconds": 0.7, "pitches": (90,), "timbre": (100, 40), "fade_ms": 400},
@@ -109,7 +109,7 @@ _SOUNDS: Mapping[str, Options] = {
 }
 _OFFICE: Mapping[str, Options] = {
     "keyboard": {"noise": 100, "centre": 6000, "beats": 20},
-    "phone": {"pitches": (500, 650), "timbre": (100, 60)},
+    "phone": {"pitches": (1000,)},
 }
 _HEARD_TOGETHER = (("Bark",), ("Hiss",), ("Siren",), ("Thunder",), ("Bark", "Thunder"))
 _IMITATED: Mapping[str, Options] = {
@@ -180,7 +180,7 @@ def _music_or_speech(label: Label, take: int, seed: int) -> Wave:
     if label == "speech":
         return synthesis.recorded("1088-134315-0000", 0.8 * take, 1.0)
     chord = _draws(seed, 1)[0] % 5
-    return synthesis.sound(1.0, [hertz(60 + chord + k) for k in (0, 4, 7)], timbre=(100, 50, 30), fade_ms=800, beats=2)
+    return synthesis.sound(1.0, [hertz(60 + chord + k) for k in (0, 4, 7)], timbre=(100, 50, 30), fade_ms=40, beats=2)
 
 
 _INVENTORIES = {
