@@ -216,7 +216,7 @@ _KEYS = tuple(range(21, 109))
 _NOTES = (33, 47, 61, 75, 89)  # far apart, and no two an octave apart
 
 _FOLDERS: Mapping[str, _Small] = {
-    "dcase2016_task2-hear2021-full": _Small(_made(_OFFICE, 0.8), tuple(_OFFICE), (2, 2, 2), 6.0),
+    "dcase2016_task2-hear2021-full": _Small(_made(_OFFICE, 0.8), tuple(_OFFICE), (1, 2, 2), 6.0),
     "nsynth_pitch-v2.2.3-5h": _Small(_nsynth, _NOTES, (2, 2, 2), 1.0, vocabulary=_KEYS, metadata=_PITCHES),
     "nsynth_pitch-v2.2.3-50h": _Small(_nsynth, _NOTES, (2, 2, 2), 1.0, vocabulary=_KEYS, metadata=_PITCHES),
     "speech_commands-v0.0.2-5h": _Small(_command, _COMMANDS, (3, 2, 2), 1.0),
