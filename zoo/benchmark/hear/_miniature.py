@@ -184,9 +184,9 @@ def _music_or_speech(label: Label, take: int, seed: int) -> Wave:
 
 
 _INVENTORIES = {
-    "de": "SH T AH R CH N IH K S SH F",
+    "de": "SH T SIL SIL CH K SIL SIL S T SIL SIL",
     "it": "AA L OW M AA N OW L AA M IY",
-    "ja": "K IY N UW K AA T UW K UW T IY",
+    "ja": "K IY SIL N UW SIL K AA SIL T UW SIL",
 }
 
 
@@ -195,7 +195,7 @@ def _spoken(label: Label, take: int, seed: int) -> Wave:
     phones = _INVENTORIES[str(label)].split()
     order = [place for _, place in sorted(zip(_draws(seed, 2 * len(phones)), range(2 * len(phones))))]
     said = [phones[place % len(phones)] for place in order]
-    return synthesis.synthesise(said, speaker=seed % 6, seconds=2.0, seed=seed)
+    return synthesis.synthesise(said, speaker=seed % 3, seconds=2.0, seed=seed)
 
 
 def _seed(*names: object) -> int:
