@@ -144,7 +144,7 @@ class Audio:
             raise AudioError(f"{path} cannot be used: it has {header.channels} channels; mix it down to one first")
         if item.get("rate", header.samplerate) != header.samplerate:
             raise AudioError(
-                f"{path} has {header.samplerate} Hz in a folder of {item['rate']} Hz; put it where it belongs"
+                f"{path} has {header.samplerate} Hz in a folder of {item['rate']} Hz; resample it or leave it out"
             )
         if header.samplerate != self.rate:
             self.foreign.add(path)

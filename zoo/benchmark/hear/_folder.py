@@ -353,8 +353,9 @@ def _is_name(text: str) -> bool:
 
 def _json(path: Path, kind: type) -> Any:
     """What a file of JSON holds."""
+    text = _text(path)
     try:
-        value = json.loads(_text(path))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON ({cut(str(error))}){ADVICE}") from None
     if not isinstance(value, kind):
