@@ -143,6 +143,10 @@ class Audio:
             raise AudioError(f"{path} cannot be used: its header cannot be read") from None
         if header.channels != 1:
             raise AudioError(f"{path} cannot be used: it has {header.channels} channels; mix it down to one first")
+        if item.get("rate", header.samplerate) != header.samplerate:
+            raise AudioError(
+                f"{path} has {header.samplerate} Hz in a folder of {item['rate']} Hz; resample it or leave it out"
+            )
         if header.samplerate != self.rate:
             self.foreign.add(path)
         end = header.duration if item.get("end_s") is None else min(header.duration, float(item["end_s"]))

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from zoo.benchmark.objectives import Objective
 
 SUITES = ("superb", "hear")
+RATE = "{rate}"
+"""In a pattern of files a folder of audio, named after its sample rate in Hz; of several the fullest counts."""
 
 Item: TypeAlias = dict[str, Any]
 """One recording: `wav_path` (str), or `waveform` (1-D, floating point) with its `sample_rate` (Hz; 16 kHz if absent);
 optionally `start_s` and `end_s` of the part that counts and `window_s`, the length of a random window that is drawn
-from it each time; and the keys of the task's labels."""
+from it each time; `rate`, in Hz, if the file must have that one; and the keys of the task's labels."""
 
 Corpus: TypeAlias = dict[str, dict[str, Item]]
 """Split ("train", "valid", "test", or a further one of the task) -> id -> item."""
@@ -183,16 +185,16 @@ class Layout:
 
     Attributes:
         folder: official name of the corpus folder; "" where several stand side by side.
-        files: glob pattern below the corpus folder -> number of files in the official release, of which at least one
-            must be there.
-        items: split -> items in the official release.
-        source: how to get it, in a sentence or two with the address.
+        files: glob pattern below the corpus folder, which may begin with RATE -> number of files in the official
+            release, None where it is not known; at least one must be there.
+        items: split -> items in the official release, None where it is not known.
+        source: how to get it, in a sentence or two with the address; "" where nothing was released.
         licence: its licence or terms.
     """
 
     folder: str
-    files: Mapping[str, int]
-    items: Mapping[str, int]
+    files: Mapping[str, int | None]
+    items: Mapping[str, int | None]
     source: str
     licence: str
 
@@ -271,7 +273,7 @@ def select(name: str, data: Path | None = None) -> Sequence[Task]:
     Raises:
         InputError: when it means none.
     """
-    known = tasks() if data is None else {**_further(data), **tasks()}
+    known = tasks() if data is None else {**tasks(), **_further(data), **tasks()}  # the first say in which order
     if name == "all":
         return list(known.values())
     suite, _, rest = name.partition("/")

@@ -236,7 +236,7 @@ def obstacle(run: Run) -> str:
     if items is None:
         return "the number of items is not recorded"
     for split, there in task.layout.items.items():
-        if items.get(split) != there:
+        if there is not None and items.get(split) != there:
             return f"{items.get(split, 0)} of the {there} items of {split}"
     return ""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,16 +83,37 @@ class Folder:
         return tuple(found)
 
 
-def read(root: Path) -> Folder:
+def within(data: Path) -> dict[str, Path]:
+    """HEAR's folders by their names: `data` itself, those in it, and those below `tasks` in it."""
+    inner = (path.parent for pattern in ("*", "tasks/*") for path in sorted(data.glob(f"{pattern}/{METADATA}")))
+    found: dict[str, Path] = {}
+    for place in (data, *inner):
+        if (place / METADATA).is_file():
+            found.setdefault(_name(place), place)
+    return found
+
+
+def _name(root: Path) -> str:
+    """Of a folder, also where it is given as `.`."""
+    return os.path.basename(os.path.abspath(root))
+
+
+def read(root: Path, name: str | None = None) -> Folder:
     """What a folder says of its task.
 
+    Args:
+        root: the folder.
+        name: what it must be called.
+
     Raises:
-        InputError: it is none of HEAR's, or not of this format.
+        InputError: it is none of HEAR's, another one, or not of this format.
     """
-    if not (root / METADATA).is_file():
-        inner = sorted(path.parent.name for pattern in ("*", "tasks/*") for path in root.glob(f"{pattern}/{METADATA}"))
-        there = f"those in it are {cut(', '.join(inner))}" if inner else "nor do folders in it"
-        raise InputError(f"a folder of HEAR was looked for in {root}, which has no {METADATA}; {there}{ADVICE}")
+    if name not in (None, _name(root)) or not (root / METADATA).is_file():
+        there = cut(", ".join(sorted(within(root)))) or "none"
+        raise InputError(
+            f"the folder {cut(name or _name(root))} in HEAR's format was looked for in {root}, where there is "
+            f"{there}{ADVICE}"
+        )
     said = _Said(root / METADATA, _json(root / METADATA, dict))
     event = said.one_of("embedding_type", ("scene", "event")) == "event"
     multilabel = said.one_of("prediction_type", ("multiclass", "multilabel")) == "multilabel"
@@ -109,25 +131,39 @@ def read(root: Path) -> Folder:
         said.refuse("splits", "three folds at least: to test, to validate and to train")
     if any(not _is_name(split) for split in splits):
         said.refuse("splits", "names of folders")
-    task_name = str(said.value.get("task_name", root.name.partition("-")[0]))
-    parameters = said.mapping(said.value.get("evaluation_params"), "evaluation_params")
+    task_name, clip_s = said.value.get("task_name"), said.value.get("sample_duration")
+    if not isinstance(task_name, str) or not task_name:
+        said.refuse("task_name", "a text")
+    if clip_s is not None and not (_is_number(clip_s) and clip_s > 0):
+        said.refuse("sample_duration", "seconds, or null where clips differ")
+    by_score = said.value.get("use_scoring_for_early_stopping", True)
+    if not isinstance(by_score, bool):
+        said.refuse("use_scoring_for_early_stopping", "true or false")
+    parameters = said.mapping(said.value, "evaluation_params")
     limits = dict(_OVERRIDES.get(task_name, {}))
-    for name, values in said.mapping(parameters.get("task_specific_param_grid"), "task_specific_param_grid").items():
-        if name in LIMITS:
-            limits[name] = int(said.numbers(values, name, 1)[0])
-    grid = {**_POSTPROCESSING, **said.mapping(parameters.get("event_postprocessing_grid"), "event_postprocessing_grid")}
-    medians, durations = (said.numbers(grid[name], name, 0) for name in _POSTPROCESSING)
-    clip_s = said.value.get("sample_duration")
+    for key, values in said.mapping(parameters, "task_specific_param_grid", LIMITS).items():
+        if len(said.numbers(values, key)) > 1 or not isinstance(values[0], int) or values[0] < 1:
+            raise InputError(
+                f"{said.path} has {shown(values)} as {key}; it must be a list of one whole number from 1 on"
+            )
+        limits[key] = values[0]
+    grid = said.mapping(parameters, "event_postprocessing_grid", tuple(_POSTPROCESSING)) or _POSTPROCESSING
+    medians, durations = (said.numbers(grid.get(key), key) for key in _POSTPROCESSING)
+    if event and not by_score and len(medians) * len(durations) > 1:
+        raise InputError(
+            f"{said.path} has {len(medians) * len(durations)} choices in event_postprocessing_grid; it must be one, as "
+            "use_scoring_for_early_stopping is false and so no score decides between them"
+        )
     return Folder(
-        name=root.name,
+        name=_name(root),
         task_name=task_name,
         event=event,
         multilabel=multilabel,
         split_mode=mode,
         splits=splits,
-        clip_s=None if clip_s is None else said.numbers([clip_s], "sample_duration", 0)[0],
+        clip_s=clip_s,
         metrics=names,
-        select_by_score=bool(said.value.get("use_scoring_for_early_stopping", True)),
+        select_by_score=by_score,
         postprocessing=tuple((median, least) for median in medians for least in durations) if event else (),
         limits=limits,
         labels=_labels(root / VOCABULARY, 1 if multilabel else 2),
@@ -166,27 +202,35 @@ class _Said:
             self.refuse(key, "a list of names, each once")
         return tuple(value)
 
-    def mapping(self, value: object, key: str) -> Mapping[str, Any]:
-        """An object; an empty one where there is none."""
-        if value is not None and not isinstance(value, dict):
-            raise InputError(f"{self.path} has {shown(value)} as {key}; it must be an object{ADVICE}")
+    def mapping(self, outer: Mapping[str, Any], key: str, known: Sequence[str] = ()) -> Mapping[str, Any]:
+        """An object in an object, with no keys but those that are known, if any are; empty where there is none."""
+        value = outer.get(key)
+        if value is not None and (not isinstance(value, dict) or (known and not value.keys() <= set(known))):
+            what = f"an object of {', '.join(known)}" if known else "an object"
+            raise InputError(f"{self.path} has {shown(value)} as {key}; it must be {what}{ADVICE}")
         return value or {}
 
-    def numbers(self, value: object, key: str, least: float) -> tuple[float, ...]:
-        """Finite numbers, one at least."""
+    def numbers(self, value: object, key: str) -> tuple[float, ...]:
+        """Finite numbers that are not negative, one at least."""
         values = value if isinstance(value, list) else []
-        if not values or not all(_is_number(one) and one >= least for one in values):
-            raise InputError(f"{self.path} has {shown(value)} as {key}; it must be numbers from {least:g} on{ADVICE}")
+        if not values or not all(_is_number(one) and one >= 0 for one in values):
+            raise InputError(f"{self.path} has {shown(value)} as {key}; it must be a list of numbers from 0 on{ADVICE}")
         return tuple(values)
 
 
 def _labels(path: Path, least: int) -> tuple[str, ...]:
     """The vocabulary, in the order of its indices."""
-    rows = list(csv.reader(io.StringIO(_text(path))))
+    text = _text(path)
+    try:
+        if "\0" in text:  # which csv takes from Python 3.11 on
+            raise csv.Error("line contains NUL")
+        rows = list(csv.reader(io.StringIO(text), strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path} is no CSV ({error}){ADVICE}") from None
     if not rows or [cell.strip() for cell in rows[0]] != ["idx", "label"]:
         raise InputError(f"{path} does not begin with idx,label; it must list the labels{ADVICE}")
     rows = [row for row in rows[1:] if row]
-    if any(len(row) != 2 for row in rows):
+    if any(len(row) != 2 or not row[1].strip() for row in rows):
         raise InputError(f"{path} has a line that is not an index and a label{ADVICE}")
     if sorted(row[0] for row in rows) != sorted(map(str, range(len(rows)))):
         raise InputError(
@@ -212,14 +256,19 @@ def corpus(root: Path, *, fold: str | None = None, rate: int = 16_000) -> Corpus
         InputError: something is missing, or not of this format.
     """
     folder = read(root)
-    rates = sorted(
-        int(path.name) for path in root.iterdir() if path.is_dir() and re.fullmatch("[1-9][0-9]{3,5}", path.name)
-    )
+    if fold is not None and fold not in folder.folds:
+        there = f"the folds {', '.join(folder.folds)}" if folder.folds else "no folds"
+        raise InputError(f"fold {shown(fold)} was asked for; {root} has {there}")
+    rates = [
+        int(path.name)
+        for path in root.iterdir()
+        if re.fullmatch("[1-9][0-9]{3,5}", path.name) and any((path / split).is_dir() for split in folder.splits)
+    ]
     if not rates:
-        raise InputError(f"{root} has no folder of audio, such as 16000 or 48000{ADVICE}")
-    chosen = rate if rate in rates else rates[-1]
+        raise InputError(f"{root} has no folder of audio, such as 16000/{folder.splits[0]}{ADVICE}")
+    chosen = rate if rate in rates else max(rates)
     splits = {split: _items(root, folder, split, chosen) for split in folder.splits}
-    if fold is None or not folder.folds:
+    if fold is None:
         return splits
     train, valid, test = next(one for one in folder.partitions if one[2] == fold)
     names = {"train": train, "valid": (valid,), "test": (test,)}
@@ -271,11 +320,13 @@ def _items(root: Path, folder: Folder, split: str, rate: int) -> dict[str, Item]
 
 
 def _label(where: str, label: object, known: Collection[str]) -> str:
-    """A label as the vocabulary has it; a number counts as its text."""
-    text = str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
-    if isinstance(label, bool) or not isinstance(label, (str, int, float)) or text not in known:
-        raise InputError(f"{where} has the label {shown(label)}, which is not among the {len(known)} of {VOCABULARY}")
-    return text
+    """A label as the vocabulary has it; a number counts as its text, 21.0 as that of 21 too."""
+    texts = [str(label)] if isinstance(label, str) or _is_number(label) else []
+    texts += [str(int(label))] if isinstance(label, float) and label.is_integer() else []
+    for text in texts:
+        if text in known:
+            return text
+    raise InputError(f"{where} has the label {shown(label)}, which is not among the {len(known)} of {VOCABULARY}")
 
 
 def _event(where: str, event: object, known: Collection[str]) -> Event:
@@ -295,14 +346,16 @@ def _is_number(value: object) -> bool:
 
 
 def _is_name(text: str) -> bool:
-    """Whether this names something in a folder, and nowhere else."""
-    return bool(text) and text not in (".", "..") and not set(text) & {"/", "\\", "\0"}
+    """Whether this names something in a folder, and nowhere else; JSON can hold what no file is called."""
+    whole = not any("\ud800" <= c <= "\udfff" for c in text)
+    return whole and text not in ("", ".", "..") and not set(text) & {"/", "\\", "\0"}
 
 
 def _json(path: Path, kind: type) -> Any:
     """What a file of JSON holds."""
+    text = _text(path)
     try:
-        value = json.loads(_text(path))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON ({cut(str(error))}){ADVICE}") from None
     if not isinstance(value, kind):
