@@ -14,7 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import zoo
 from zoo.benchmark import tasks
-from zoo.benchmark._run import Options, Run
+from zoo.benchmark._run import Options, Run, _Part
 from zoo.benchmark._trainer import Fit
 
 CLIPS, WARM_UP = 64, 1
@@ -44,7 +44,8 @@ def run(name: str, upstream: torch.nn.Module, folder: Path, store_gb: float) -> 
         }
 
     options = Options(recipe=recipe, corpus=corpus, store_gb=store_gb, progress=False)
-    return Run(tasks()[name], upstream, None, folder, options, lambda line: None)._part(None)
+    whole = Run(tasks()[name], upstream, None, folder, options, lambda line: None)
+    return _Part(whole, None, whole.corpora[None])
 
 
 def step_seconds(part: Any, kind: str) -> float:
@@ -63,12 +64,12 @@ def step_seconds(part: Any, kind: str) -> float:
 def test_pooled_store(benchmark: BenchmarkFixture, name: str, tmp_path: Path, ratios: list[str]) -> None:
     upstream = zoo.build("hubert_base")
     flying = run(name, upstream, tmp_path / "flying", store_gb=0)
-    flying.fill()
+    flying.run._fill([flying])
     flying_s = step_seconds(flying, "on the fly")
 
     stored = run(name, upstream, tmp_path / "stored", store_gb=50)
     begun = time.perf_counter()
-    stored.fill()
+    stored.run._fill([stored])
     # The plan, which runs the upstream on ten seconds, is paid for once and counted for every item here.
     item_s = (time.perf_counter() - begun) / (CLIPS + 4)
     features = stored.features

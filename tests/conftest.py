@@ -6,6 +6,7 @@ At the end of a run the largest differences that tests recorded are printed: the
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -63,6 +64,12 @@ def own_cache(
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.getbasetemp() / f"cache{next(COUNT)}"))
+
+
+def pytest_collection_finish() -> None:
+    """What thousands of tests consist of is there to stay: the garbage collector need not look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 LARGEST = pytest.StashKey[dict[str, dict[str, float]]]()

@@ -17,7 +17,10 @@ def pickled(body: bytes, protocol: int = 2) -> bytes:
 
 def value(item: object) -> bytes:
     """The opcodes that push plain data, without those that memoise it."""
-    return pickletools.optimize(pickle.dumps(item, protocol=2))[2:-1]
+    found = pickle.dumps(item, protocol=2)
+    if type(item) is int:  # which is not memoised; `optimize` takes its time, and some files hold 60 000 of these
+        return found[2:-1]
+    return pickletools.optimize(found)[2:-1] if type(item) is not str else found[2:-1].removesuffix(b"q\0")
 
 
 def group(*items: bytes) -> bytes:

@@ -215,16 +215,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "noise.wav": b"\x07" + noise,
         "headerless.raw": noise,
         "empty.txt": b"\n\n",
+        "twice.txt": b"speech.wav\nspeech.wav\n",
         "latin1.txt": "Bj\u00f6rk.wav\n".encode("latin1"),
         "two_weights.json": b"[1, 2]",
         "infinite_weights.json": b"[Infinity, 1]",
         "no_weights.json": b"w = 1",
+        "cut.npz": b"PK\x03\x04",
+        "km.bin": b"\x80\x04" + noise,
     }
     for name, content in files.items():
         (here / name).write_bytes(content)
     for name in ("plain_folder", "hf_folder", "done"):
         (here / name).mkdir()
     (here / "hf_folder" / "config.json").write_text('{"model_type": "hubert"}')
+    np.savez(here / "bare.npz", centroids=np.eye(16))
+    zoo.Units(torch.eye(16), model="hubert_base", layer=1, model_sha256="0").save(here / "units.npz")
     shutil.copy(DATA / "wav2vec_u" / "plain.pt", here / "wav2vec_u.pt")
     shutil.copytree(DATA / "hf" / "ctc", here / "ctc")
     (here / "done" / "index.jsonl").write_text("{}\n")
@@ -329,6 +334,22 @@ REFUSED = {
     "reference --model {deep}",
     "extract: weights not finite": f"zoo extract speech.wav {OUT} --layers weighted:infinite_weights.json",
     "extract: weights no JSON": f"zoo extract speech.wav {OUT} --layers weighted:no_weights.json",
+    "extract: units missing": f"zoo extract speech.wav {OUT} --units nowhere.npz",
+    "extract: units are a pickle": f"zoo extract speech.wav {OUT} --units km.bin",
+    "extract: units of another model": f"zoo extract speech.wav {OUT} --units units.npz",
+    "extract: units of another layer": f"zoo extract speech.wav {OUT} --units units.npz --layers 0",
+    "extract: units of two layers": f"zoo extract speech.wav {OUT} --units units.npz --layers 0,1",
+    "extract: units of no known layer": f"zoo extract speech.wav {OUT} --units bare.npz",
+    "extract: units of another width": f"zoo extract speech.wav {OUT} --units bare.npz --layers 0 --model {{deep}}",
+    "extract: text without units": f"zoo extract speech.wav {OUT} --units-text",
+    "extract: text of one name twice": f"zoo extract twice.txt {OUT} --units units.npz --merge",
+    "units: missing": "zoo units fit nowhere.wav -o k.npz --model good.safetensors --layer 1",
+    "units: no such layer": "zoo units fit speech.wav -o k.npz --model good.safetensors --layer 9",
+    "units: OUT exists": "zoo units fit speech.wav -o units.npz --model good.safetensors --layer 1",
+    "units: OUT in no folder": "zoo units fit speech.wav -o nowhere/k.npz --model good.safetensors --layer 1",
+    "units: too few frames": "zoo units fit speech.wav -o k.npz --model good.safetensors --layer 1 --clusters 500",
+    "units: no share": "zoo units fit speech.wav -o k.npz --model good.safetensors --layer 1 --share 0",
+    "units: no clusters": "zoo units fit speech.wav -o k.npz --model good.safetensors --layer 1 --clusters 0",
     "extract: batch of nothing": f"zoo extract speech.wav {OUT} --batch-seconds 0",
     "extract: batch of NaN": f"zoo extract speech.wav {OUT} --batch-seconds nan",
 }
@@ -353,6 +374,7 @@ USAGE = {
     f"zoo extract speech.wav {OUT} --format mat": "--format",
     f"zoo extract speech.wav {OUT} --device nonsense": "'nonsense' cannot be used",
     f"zoo extract speech.wav {OUT} --batch-seconds many": "--batch-seconds",
+    "zoo units": "action, FILE|DIR|LIST, -o/--output, --model, --layer",
     "zoo.convert": "SOURCE",
     "zoo.convert good.pt --dtype int8": "--dtype",
     "zoo.convert good.pt --to pdf": "--to",
@@ -512,6 +534,11 @@ RAISES: dict[str, Callable[[Model], object]] = {
     "extract: rate float": extract(sample_rate=16000.5),
     "extract: rate huge": extract(sample_rate=10**9),
     "extract: rate text": extract(sample_rate="16k"),
+    "units: damaged": lambda model: zoo.Units.load("cut.npz"),
+    "units: width": lambda model: zoo.Units(torch.eye(3))(WAVES),
+    "units: NaN centroids": lambda model: zoo.Units(torch.full((3, 2), math.nan)),
+    "units: another model": lambda model: zoo.Units.load("units.npz").check(model, 1),
+    "units: no frames": lambda model: zoo.Units.fit([], 2),
     "extract: batch_seconds 0": extract(batch_seconds=0),
     "extract: batch_seconds NaN": extract(batch_seconds=math.nan),
 }

@@ -503,6 +503,7 @@ def test_an_extraction_that_is_interrupted(
     assert len(index(tmp_path / "out")) == 6
 
 
+@pytest.mark.slow  # tests/hostile/test_output.py kills at more moments
 def test_a_killed_process_leaves_no_half_file(tmp_path: Path) -> None:
     script = f"""
 import os, signal, zoo.convert

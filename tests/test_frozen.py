@@ -21,6 +21,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,7 @@ import torch
 
 import zoo
 import zoo.__main__
+import zoo.benchmark.__main__
 import zoo.convert
 import zoo.errors
 from tests.families import BASELINES, KINDS, tiny
@@ -200,14 +202,14 @@ def parser_of(program: ModuleType) -> argparse.ArgumentParser:
         raise Caught(parser)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zoo._cli.run", caught)
+        patch.setattr(argparse.ArgumentParser, "parse_args", caught)
         with pytest.raises(Caught) as holder:
             program.main([])
     parser: argparse.ArgumentParser = holder.value.args[0]
     return parser
 
 
-PROGRAMS = {"zoo": zoo.__main__, "zoo.convert": zoo.convert}
+PROGRAMS = {"zoo": zoo.__main__, "zoo.convert": zoo.convert, "zoo.benchmark": zoo.benchmark.__main__}
 
 
 def command_lines() -> object:
@@ -298,8 +300,8 @@ def members(cls: type) -> dict[str, Any]:
     for name, value in vars(cls).items():
         if name.startswith("_") and name != "__init__":
             continue
-        if isinstance(value, property):
-            found[name] = "property" + (", can be set" if value.fset else "")
+        if isinstance(value, property | cached_property):
+            found[name] = "property" + (", can be set" if getattr(value, "fset", None) else "")
         elif isinstance(value, staticmethod | classmethod):
             found[name] = [type(value).__name__, *signature(value.__func__)]
         elif inspect.isfunction(value):
@@ -319,7 +321,7 @@ def public(module: ModuleType) -> dict[str, Any]:
     return {name: getattr(module, name) for name in sorted(names)}
 
 
-MODULES = ("zoo", "zoo.testing", "zoo.compat.s3prl")
+MODULES = ("zoo", "zoo.testing", "zoo.compat.s3prl", "zoo.compat.mteb", "zoo.compat.xares")
 
 
 def public_interface() -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ LEVELS = {
     "_download": 4,
     "_repository": 5,
     "benchmark": 7,
+    "compat": 8,
 }
 REST = 6
 COMMAND_LINE_FILES = {"__main__", "_cli", "_commands", "convert"}
@@ -34,6 +36,7 @@ COMMAND_LINE_FILES = {"__main__", "_cli", "_commands", "convert"}
 Check = Callable[[str, ast.Module], Iterator[str]]
 
 
+@cache
 def sources(folder: str) -> dict[str, ast.Module]:
     """Module name -> syntax tree, for every file of a folder; a package's own file ends in `.__init__`."""
     return {
@@ -191,6 +194,7 @@ RULES: dict[Check, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
             ("zoo.converters.fairseq", "from zoo import load"),
             ("zoo.converters.fairseq", "import zoo._checkpoint"),
             ("zoo._audio", "import zoo.benchmark.features"),
+            ("zoo._audio", "import zoo.compat.s3prl"),
             ("zoo.benchmark.features", "from zoo._audio import read"),
             ("zoo.benchmark.features", "from zoo.models import hubert"),
             ("zoo.benchmark.features", "import importlib\nimportlib.import_module('zoo.layers')"),

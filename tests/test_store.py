@@ -549,7 +549,7 @@ zoo.FeatureStore.create(sys.argv[1], model, t.waves(), transform=seen, batch_sec
 @pytest.mark.parametrize(
     ("where", "after", "rows"),
     # Two writes an utterance: its states, then its line. u3 is refused and has a line only.
-    [("computing", 4, 4), ("writing", 5, 2), ("writing", 8, 3)],
+    [("computing", 4, 4), ("writing", 5, 2), pytest.param("writing", 8, 3, marks=pytest.mark.slow)],
 )
 def test_a_killed_process(folder: Path, model: Model, where: str, after: int, rows: int) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(folder), where, str(after)], cwd=ROOT, capture_output=True)

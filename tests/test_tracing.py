@@ -8,16 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.families import BASELINES, KINDS, tiny
 from tests.golden.compare import TOLERANCES
 from zoo.layers.masking import Masking
 from zoo.models._family import EncoderOutput, Model
 
-# Every family is traced in `make test-all`; those with the most wiring of their own in `make test` too.
-QUICK = ("wav2vec2_base_960", "wavlm_large", "tera", "mel")
-EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*KINDS, *BASELINES)]
+NAMES = (*KINDS, *BASELINES)
+MODES = ("export eval", "export train", "compile eval", "compile train")
+# Every family is traced in every way in `make test-all`; those with the most wiring of their own in `make test` too,
+# exported as they are used, and by the compiler in one mode each; the last, which takes no time, in all.
+QUICK = {
+    "wav2vec2_base_960": ("export eval", "compile eval"),
+    "wavlm_large": ("export eval", "compile train"),
+    "tera": ("export eval", "compile train"),
+    "mel": MODES,
+}
+QUICK_ONNX = ("wavlm_large", "tera")
 
 # One frame is a special case to the tracer, so graphs begin at two.
 DYNAMIC = (
@@ -53,10 +61,12 @@ def compile_(model: Model) -> Callable[[Tensor, Tensor], EncoderOutput]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("trace", [export, compile_])
-@pytest.mark.parametrize("name", EVERY)
-def test_one_graph_for_any_batch_and_length(name: str, trace: Callable[..., nn.Module], training: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [pytest.param(n, m, marks=() if m in QUICK.get(n, ()) else pytest.mark.slow) for n in NAMES for m in MODES],
+)
+def test_one_graph_for_any_batch_and_length(name: str, mode: str) -> None:
+    trace, training = export if mode.startswith("export") else compile_, mode.endswith("train")
     model = tiny(name).train(training)
     traced = trace(model)
     with torch.set_grad_enabled(training):
@@ -96,7 +106,7 @@ def test_the_compiler_itself() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [n if n in QUICK_ONNX else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_onnx(name: str, tmp_path: Path) -> None:
     import onnxruntime
 

@@ -13,6 +13,7 @@ from zoo._audio import Extraction, extract, load_audio
 from zoo._checkpoint import build, load, save
 from zoo._registry import ModelInfo, info, list_models
 from zoo._store import FeatureStore
+from zoo._units import Units
 from zoo.errors import ZooError
 from zoo.layers.masking import Masking
 from zoo.models._family import EncoderOutput
@@ -25,6 +26,7 @@ __all__ = [
     "FeatureStore",
     "Masking",
     "ModelInfo",
+    "Units",
     "ZooError",
     "build",
     "extract",

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from zoo import __version__, _cli
-from zoo._commands import doctor, extract, fetch, models, verify
+from zoo._commands import doctor, extract, fetch, models, units, verify
 
-COMMANDS = (models, fetch, extract, verify, doctor)
+COMMANDS = (models, fetch, extract, units, verify, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

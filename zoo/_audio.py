@@ -131,7 +131,7 @@ def checked(
     if not batch_seconds > 0:
         raise InputError(f"batch_seconds={batch_seconds!r} was asked for; give a positive number of seconds")
     rate = model.sample_rate if sample_rate is None else sample_rate
-    _check_rate(rate, "sample_rate")
+    check_rate(rate, "sample_rate")
     return tuple(model.layer_indices(layers)), int(rate)
 
 
@@ -271,7 +271,7 @@ def load_audio(
             `start_s`.
         InputError: for a sample rate that cannot be.
     """
-    _check_rate(sample_rate, "sample_rate")
+    check_rate(sample_rate, "sample_rate")
     try:
         return resample(*read_audio(Path(path), start_s, end_s), sample_rate)
     except AudioError as error:
@@ -306,7 +306,7 @@ def read_audio(path: Path, start_s: float = 0.0, end_s: float | None = None) -> 
         ) from None
     if samples.shape[1] != 1:
         raise AudioError(f"it has {samples.shape[1]} channels; mix it down to one first")
-    _check_rate(rate, "its sample rate")
+    check_rate(rate, "its sample rate")
     if start and not len(samples):
         raise AudioError(f"it ends before {start_s:g} s, where the part to read begins")
     return torch.from_numpy(samples[:, 0]), rate
@@ -340,7 +340,8 @@ def _array(item: object) -> Tensor:
     return tensor.to("cpu", torch.float32, copy=True)
 
 
-def _check_rate(rate: object, name: str) -> None:
+def check_rate(rate: object, name: str) -> None:
+    """Refuse what is no sample rate; `name` says where it stands."""
     if not isinstance(rate, Integral) or isinstance(rate, bool) or not MIN_SAMPLE_RATE <= int(rate) <= MAX_SAMPLE_RATE:
         raise InputError(
             f"{name} is {rate!r}; it must be a whole number of Hz from {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}"

@@ -152,7 +152,7 @@ class FeatureStore:
         _check_pool(pool)
         indices, rate = _audio.checked(model, layers, sample_rate, batch_seconds)
         path, source = Path(folder), _Source(items, Path(folder))
-        header = _Header(_model_digest(model), indices, pool, _name(dtype), rate, fingerprint)
+        header = _Header(model_digest(model), indices, pool, _name(dtype), rate, fingerprint)
         with _locked(path):
             rows = _take_up(path, header, source, rebuild)
             if not header.finished:
@@ -527,7 +527,7 @@ def _other(folder: Path, why: str) -> InputError:
     )
 
 
-def _model_digest(model: Upstream) -> str:
+def model_digest(model: Upstream) -> str:
     """SHA-256 of what a model computes, as far as it can be seen: class, configuration, padding, weights."""
     to_dict = getattr(getattr(model, "config", None), "to_dict", dict)
     facts: list[object] = [type(model).__name__, to_dict(), getattr(model, "padding", None)]

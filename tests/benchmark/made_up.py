@@ -12,6 +12,9 @@ import zoo
 from zoo.benchmark import Options, _files, _hooks, tasks
 
 UNRECORDED = ("audio", "valid_sampler", "selection", "min_samples", "grid", "learning_rate")
+# What a procedure does not record.
+TRAINED = {"head", "head_options", "batch_size", "accumulate", "optimizer", "optimizer_options", "scheduler", "clip"}
+TRAINED |= {"sampler", "sampler_options", "evaluate_every", "evaluation_batch_size", "save_every", "grid_share"}
 RATES = (1.0, 0.1, 0.01, 0.001, 0.0001)
 
 
@@ -33,6 +36,11 @@ def result(task: str = "superb/ks", upstream: str = "hubert_base", value: float 
     for field in fields(recipe):
         if field.name not in config and field.name not in UNRECORDED:
             config[field.name] = getattr(recipe, field.name)
+    if recipe.procedure is not None:
+        config = {key: value for key, value in config.items() if key not in TRAINED}
+        config |= {"procedure": _hooks.name(recipe.procedure), "steps": None, "learning_rate": None}
+    if recipe.layers is not None:
+        config["layers"] = [range(states(upstream))[layer] for layer in recipe.layers]
     made: dict[str, Any] = {
         "task": task,
         "upstream": upstream,
@@ -64,6 +72,46 @@ def result(task: str = "superb/ks", upstream: str = "hubert_base", value: float 
         "notes": ["the learning rate 1.0 diverged at step 7"],
     }
     return _files.plain(made | changes)
+
+
+def hear(task: str, upstream: str = "hubert_base", value: float | None = 0.7, folds: int = 0, **changes: Any) -> dict:
+    """A finished result by the kit's protocol; `changes` as of `result`."""
+    metric = tasks()[task].metric if task in tasks() else "top1_acc"
+    base = result("hear/dcase2016_task2-hear2021-full", upstream, **changes.pop("base", {}))
+    score = 0.5 if value is None else value
+    points = [
+        {"hidden_layers": layers, "learning_rate": rate, "initialization": f"xavier_{name}_"}
+        for layers, rate, name in zip(
+            (1, 2, 1, 1, 2, 2, 2, 2),
+            (1e-4, 1e-3, 1e-3, 3.2e-4, 3.2e-4, 3.2e-4, 3.2e-3, 3.2e-3),
+            "normal uniform normal normal normal uniform normal uniform".split(),
+        )
+    ]
+    grid = [{"point": one, "valid": score - 0.01 * abs(i - 3) if i else None} for i, one in enumerate(points)]
+    runs = [(0, one) for one in enumerate(points)] + [(k, (3, points[3])) for k in range(1, folds)]
+    epochs = [
+        {"partition": k, **point, "epoch": epoch, "loss": 3 * math.exp(-epoch / 40) + 0.01 * i}
+        | {"valid": score * (1 - math.exp(-(epoch + 3) / (20 + 5 * i)))}
+        for k, (i, point) in runs
+        for epoch in range(2, 150, 3)
+    ]
+    parts = [{"best_epoch": 104 + k, "splits": {"test": f"fold{k:02}"}} for k in range(folds or 1)]
+    scores = {f"fold{k:02}": {metric: score + 0.01 * (k - (folds - 1) / 2)} for k in range(folds)}
+    whole = {
+        "task": task,
+        "primary": {"name": metric, "value": value},
+        "metrics": {"test": {metric: value, "d_prime": None}, **scores},
+        "chance": 0.1,
+        "curve": epochs,
+        "chosen": {"grid": grid, "winner": 3, "partitions": parts, "many_at_a_time": False},
+        "items": dict(tasks()[task].layout.items) if task in tasks() else {},
+        "config": base["config"],
+        "notes": [],
+    }
+    for key in ("grid", "learning_rate", "layer_weights", "confusion", "best_step"):
+        del base[key]
+    config = {"config": whole["config"] | changes.pop("config", {})}
+    return _files.plain(base | whole | changes | config)
 
 
 def states(upstream: str) -> int:

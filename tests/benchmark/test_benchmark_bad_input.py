@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 import zoo
+from tests.benchmark import hear_folders
 from zoo.benchmark import _files
 from zoo.benchmark.__main__ import main
 
@@ -173,7 +174,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory, miniatures: Path) -> Path:
     for name in ("data", "other"):
         (here / name).mkdir()
     shutil.copytree(miniatures / "speech_commands_v0.01", here / "no_test" / "speech_commands_v0.01")
+    of_hear(here / "hear")
     return here
+
+
+def of_hear(root: Path) -> None:
+    """Folders in HEAR's format, one sound and each other one wrong in one way."""
+    for name, kind in (
+        ("sound", "scene"),
+        ("label", "scene"),
+        ("rate", "scene"),
+        ("fold", "scene"),
+        ("event", "event"),
+    ):
+        hear_folders.write(root / f"{name}-v1", kind, folds=3 if name == "fold" else 0, clips=2, seconds=0.2)
+    (root / "label-v1" / "train.json").write_text('{"train-0.wav": ["high"]}')
+    (root / "event-v1" / "test.json").write_text('{"test-0.wav": [{"label": "low", "start": 200, "end": 100}]}')
+    shutil.rmtree(root / "fold-v1" / "16000" / "fold01")
+    (root / "rate-v1" / "16000").rename(root / "rate-v1" / "44100")
 
 
 RUN = "run superb/sid -o out --recipe miniature --steps 2 --upstream fbank_no_cmvn"
@@ -230,6 +248,15 @@ REFUSED = {
     "data: no test set": "run superb/ks -o out --upstream fbank --data no_test",
     "output: a file": csv().replace("-o out", "-o file.txt"),
     "output: below a file": csv().replace("-o out", "-o file.txt/out"),
+    "hear: another folder": "run hear/esc50 -o out --upstream fbank --data hear/sound-v1",
+    "hear: no such folder": "run hear/esc50 -o out --upstream fbank --data hear",
+    "hear: no folder": "run hear/esc50 -o out --upstream fbank --data data",
+    "hear: several": "run hear/mridangam -o out --upstream fbank --data hear",
+    "hear: label": "run hear/label -o out --upstream fbank --data hear",
+    "hear: event": "run hear/event -o out --upstream fbank --data hear",
+    "hear: audio of a fold": "run hear/fold -o out --upstream fbank --data hear",
+    "hear: rate of the files": "run hear/rate -o out --upstream fbank --data hear",
+    "hear: a head": "run hear/sound -o out --upstream fbank --data hear --finetune",
     "corpus: no colon": hooked("corpus", "corpora"),
     "corpus: gives a list": hooked("corpus", f"{HERE}:corpus_list"),
     "corpus: its options": hooked("corpus", f"{HERE}:corpus_list", '{"colour": "red"}'),

@@ -206,7 +206,15 @@ def test_stores_of_effects_are_found_again_in_another_process(tmp_path: Path) ->
 
 
 # fbank is normalised over each utterance: the mean over time, which is all that a linear head sees, is zero.
-@pytest.mark.parametrize(("name", "steps"), [("ks", 150), ("sid", 40), ("ic", 40), ("er", 30)])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        pytest.param("ks", 150, marks=pytest.mark.slow),
+        pytest.param("sid", 40, marks=pytest.mark.slow),
+        ("ic", 40),
+        ("er", 30),
+    ],
+)
 def test_official_fbank_gives_a_constant_answer(tmp_path: Path, name: str, steps: int) -> None:
     task = tasks()[f"superb/{name}"]
     task.miniature(tmp_path / "data")

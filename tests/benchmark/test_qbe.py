@@ -109,6 +109,7 @@ def given(corpus, features):
         device=torch.device("cpu"),
         folder=Path(),
         log=lambda line: None,
+        progress=lambda done, total: None,
     )
 
 

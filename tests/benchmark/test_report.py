@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 import zoo
-from tests.benchmark import made_up
-from zoo.benchmark import published, report, tasks
+from tests.benchmark import hear_folders, made_up, toys
+from zoo.benchmark import Options, _files, published, report, tasks
+from zoo.benchmark._run import Run
+from zoo.benchmark._task import select
 from zoo.errors import InputError
 
 HOSTILE = "<script>alert(1)</script> | `x` \x1b[31m\n## y & \"z\" 'q'"
@@ -174,10 +176,10 @@ def test_marks_of_published_scores_are_explained_where_they_occur(tmp_path: Path
 
 
 def test_other_suites_have_tables_of_their_own(tmp_path: Path) -> None:
-    made = made_up.result("hear/esc50-v2.0.0-full", value=0.743, primary={"name": "top1_acc", "value": 0.743})
+    made = made_up.result("own/cough", value=0.743, primary={"name": "top1_acc", "value": 0.743})
     text = report.table(read(tmp_path, made))
-    assert "## HEAR" in text and "esc50-v2.0.0-full, top1_acc" in text and "| hubert_base | official | 0.7430 |" in text
-    assert "Beside the published" not in text
+    assert "## OWN" in text and "cough, top1_acc" in text and "| hubert_base | official | 0.7430 |" in text
+    assert "published" not in text
 
 
 def test_folds_are_put_together(tmp_path: Path) -> None:
@@ -199,6 +201,231 @@ def test_folds_are_put_together(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "a as b 3 times" in page and "mean of 2 folds" in page and "1.wav is silent" in page
     assert report.comparisons(results.runs[0])[0].verdict == "within the band"
+
+
+# --- HEAR ------------------------------------------------------------------------------------------------------------
+
+DCASE, PITCH = "hear/dcase2016_task2-hear2021-full", "hear/nsynth_pitch-v2.2.3-5h"
+HIVES = tuple(f"hear/beehive_states_fold{i}-v2-full" for i in range(2))
+
+
+def section(text: str, title: str) -> str:
+    """What stands below a heading."""
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def cells(text: str, title: str, first: str, run: str) -> dict[str, str]:
+    """A row of a table by its headings."""
+    head, _, *rows = [line for line in section(text, title).splitlines() if line.startswith("|")]
+    found = [dict(zip(head.strip("| ").split(" | "), line[2:-2].split(" | "))) for line in rows]
+    (row,) = [row for row in found if (row["upstream"], row["run"].strip()) == (first, run)]
+    return {key.removesuffix(" ↑"): value.strip() for key, value in row.items()}
+
+
+def test_the_leaderboard_of_hear_has_nineteen_columns_of_twenty_folders() -> None:
+    assert len(published.HEAR_COLUMNS) == 19
+    folders = [task for column in published.HEAR_COLUMNS for task in column.tasks]
+    assert len(folders) == len(set(folders)) == 20
+    assert {name for name in tasks() if name.startswith("hear/")} <= set(folders)
+    assert list(published.HEAR_COLUMNS[0].tasks) == list(HIVES)
+    for column in published.HEAR_COLUMNS:
+        scores = [score.value for score in column.scores.values()]
+        assert all(0 < score <= column.best.value < 1 for score in scores) and 16 <= column.count <= 34
+        assert all(len(score.text) == 5 for score in (*column.scores.values(), column.best))
+    for model in published.HEAR_MODELS.values():
+        assert not model.upstream or zoo.info(model.upstream).name == model.upstream
+
+
+@pytest.mark.parametrize(
+    ("model", "mean"),
+    [
+        ("wav2vec2", 0.641),
+        ("CREPE", 0.538),
+        ("OpenL3", 0.670),
+        ("HuBERT XL", 0.638),
+        ("HuBERT XL mean", 0.719),
+        ("H+w+C", 0.776),
+        ("BYOL-S", 0.693),
+        ("CED", 0.754),
+    ],
+)
+def test_published_scores_of_hear_add_up(model: str, mean: float) -> None:
+    """The means of the 18 tasks without Beehive that were computed from the leaderboard's file."""
+    scores = [column.scores[model].value for column in published.HEAR_COLUMNS[1:]]
+    assert sum(scores) / len(scores) == pytest.approx(mean, abs=5.01e-4)
+
+
+def test_who_has_the_best_scores_of_hear() -> None:
+    columns = {column.name: column for column in published.HEAR_COLUMNS}
+    assert (str(columns["Beehive"].best), columns["Beehive"].best_model, columns["Beehive"].count) == (
+        "0.878",
+        "UDONS ViT",
+        16,
+    )
+    own = {"OpenL3": ["Beijing Opera"], "CREPE": ["NSynth Pitch 50h"], "BYOL-S": ["LibriCount"]}
+    own["CED"] = ["ESC-50", "FSD50K", "Mridangam Tonic", "Vocal Imitation"]
+    for model, names in own.items():
+        assert [name for name, column in columns.items() if column.best_model == model] == names
+        assert all(columns[name].best == columns[name].scores[model] for name in names)
+    assert sum(column.count for column in columns.values()) == 16 + 34 * 10 + 33 * 6 + 31 * 2
+    assert all("CREPE" in column.scores for column in columns.values())
+    assert [name for name, column in columns.items() if "PaSST" not in column.scores] == ["Beehive", "MAESTRO 5h"]
+
+
+def test_scores_of_hear_stand_beside_the_leaderboard(tmp_path: Path) -> None:
+    text = report.table(
+        read(tmp_path, made_up.result(), made_up.hear(DCASE, value=0.7), made_up.hear(PITCH, "wavlm_large", 0.4))
+    )
+    titles = re.findall("^## (.+)$", text, re.MULTILINE)
+    assert titles == ["SUPERB", "SUPERB beside the published scores", "HEAR", "HEAR, task by task", "Runs"]
+    own = {"DCASE 2016": "0.700", "NSynth Pitch 5h": "", "mean (tasks)": "0.700 (1 of 19)"}
+    assert cells(text, "HEAR", "hubert_base", "official") == {"upstream": "hubert_base", "run": "official", **own}
+    assert cells(text, "HEAR", "CED", "published, 2023")["mean (tasks)"] == "0.802 (2 of 19)"
+    assert cells(text, "HEAR", "best of all", "published")["NSynth Pitch 5h"] == "0.878"
+    rows = [line for line in section(text, "HEAR").splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 2 + 9 + 1 and NOT_COMPARABLE not in section(text, "HEAR")
+    task = cells(text, "HEAR, task by task", "hubert_base", "official")
+    assert (task["best published"], task["entries"], task["comparable?"]) == ("0.925 PaSST 2lvl+mel", "33", "yes")
+    assert "26 September 2023" in text and "hubert" not in task["same upstream"]
+
+
+def test_an_entry_of_the_same_upstream_is_named(tmp_path: Path) -> None:
+    text = report.table(read(tmp_path, made_up.hear(DCASE, "HUBERT_XLARGE", 0.6)))
+    found = cells(text, "HEAR, task by task", "hubert_xlarge_ll60k", "official")
+    assert found["same upstream"] == "0.584 (HuBERT XL)"
+
+
+NOT_COMPARABLE = f"({report.NOT_COMPARABLE})"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"items": {"train": 24, "valid": 14, "test": 14}}, "24 of the 44 items of train"),
+        ({"config": {"layers": [6]}}, "layers 6"),
+        ({"config": {"steps": 50}}, "50 steps at most"),
+        ({"config": {"learning_rate": 0.001}}, "learning rate 0.001"),
+        ({"config": {"recipe": "miniature"}}, "recipe miniature"),
+    ],
+)
+def test_what_does_not_compare_with_the_leaderboard_is_marked(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    text = report.table(read(tmp_path, made_up.hear(DCASE, **changes)))
+    (row,) = [line for line in section(text, "HEAR").splitlines() if line.startswith("| hubert_base")]
+    assert f"| 0.700 {NOT_COMPARABLE} | 0.700 (1 of 19) {NOT_COMPARABLE} |" in row
+    assert f"| no: {reason} |" in section(text, "HEAR, task by task")
+    assert "the next table says why" in text
+
+
+@pytest.mark.parametrize(("options", "departures"), [({}, []), ({"lr": 0.001}, ["learning rate 0.001"])])
+def test_what_an_official_run_records_is_the_recipe(
+    tmp_path: Path, options: dict[str, Any], departures: list[str]
+) -> None:
+    data = hear_folders.write(tmp_path / "data" / PITCH.removeprefix("hear/"), "scene", clips=1).parent
+    made = Run(select(PITCH)[0], toys.Upstream(), data, tmp_path / "out", Options(**options), print)
+    (run,) = read(tmp_path, made_up.hear(PITCH, "mine.safetensors") | {"config": _files.plain(made.config)}).runs
+    assert run.departures == departures
+
+
+def test_beehive_is_the_mean_of_its_folders(tmp_path: Path) -> None:
+    both = [made_up.hear(task, "hubert_base", value) for task, value in zip(HIVES, (0.5, 0.7))]
+    results = read(tmp_path, *both, made_up.hear(HIVES[1], "wavlm_base", 0.9), made_up.hear(DCASE, "wavlm_base", 0.6))
+    text = report.table(results)
+    assert cells(text, "HEAR", "hubert_base", "official")["Beehive"].split()[0] == "0.600"
+    alone = cells(text, "HEAR", "wavlm_base", "official")
+    assert alone["Beehive"].startswith("0.900 (fold1 only)") and alone["mean (tasks)"] == "0.600 (1 of 19)"
+    assert "| Beehive fold1 |" in text and "| Beehive fold0 |" in text
+
+
+def test_the_zoos_recipe_stands_apart(tmp_path: Path) -> None:
+    zoos = made_up.result(DCASE, value=0.864, config={"recipe": "zoo"}, items={"train": 44, "valid": 14, "test": 14})
+    text = report.table(read(tmp_path, made_up.hear(DCASE, value=0.663), zoos))
+    assert "0.864" not in section(text, "HEAR") + section(text, "HEAR, task by task")
+    assert cells(text, "HEAR by other recipes", "hubert_base", "zoo")["DCASE 2016"] == "0.864"
+    assert "0.663" not in section(text, "HEAR by other recipes")
+    assert "Not the official protocol" in section(text, "HEAR by other recipes")
+    for name in ("PaSST", "best of all", "CED"):
+        assert name not in section(text, "HEAR by other recipes")
+
+
+def test_a_folder_that_is_not_hears_has_its_own_name(tmp_path: Path) -> None:
+    text = report.table(read(tmp_path, made_up.hear(DCASE), made_up.hear("hear/cough-v1-full", value=0.5)))
+    assert "cough-v1-full, top1_acc" in section(text, "HEAR, other folders")
+    assert "PaSST" not in section(text, "HEAR, other folders") and "cough" not in section(text, "HEAR")
+
+
+def test_folds_of_hear_have_a_spread(tmp_path: Path) -> None:
+    """Numbers of the wav2vec 2.0 baseline on Mridangam Tonic, whose mean and deviation its makers print."""
+    folds = (0.8202, 0.8503, 0.8036, 0.8452, 0.8258)
+    made = made_up.hear("hear/mridangam_tonic-v1.5-full", value=0.8290, folds=5)
+    made["metrics"] |= {f"fold{i:02}": {"top1_acc": score} for i, score in enumerate(folds)}
+    whole = made_up.hear("hear/mridangam_stroke-v1.5-full", value=0.8290)
+    broken = json.loads(json.dumps(made)) | {"upstream": "wavlm_base"}
+    broken["metrics"]["fold01"]["top1_acc"] = None
+    nested = made_up.result(
+        "superb/er", folds={str(i): {"metrics": {"test": {"accuracy": x}}} for i, x in enumerate(folds)}
+    )
+    results = read(tmp_path, made, whole, broken, nested)
+    spreads = {(run.task, run.upstream): report.spread(run) for run in results.runs}
+    assert spreads["hear/mridangam_tonic-v1.5-full", "hubert_base"] == "0.8290 ± 0.0190; 5"
+    assert spreads["superb/er", "hubert_base"] == "0.8290 ± 0.0190; 5"
+    assert spreads["hear/mridangam_tonic-v1.5-full", "wavlm_base"].endswith("; 4 of 5")
+    assert spreads["hear/mridangam_stroke-v1.5-full", "hubert_base"] == ""
+    assert "| 0.8290 ± 0.0190; 5 |" in report.table(results)
+
+
+def test_a_score_that_is_none_is_said_and_has_no_part_in_the_mean(tmp_path: Path) -> None:
+    text = report.table(read(tmp_path, made_up.hear(DCASE, value=None), made_up.hear(PITCH, value=0.4)))
+    found = cells(text, "HEAR", "hubert_base", "official")
+    assert (found["DCASE 2016"], found["mean (tasks)"]) == ("NaN", "0.400 (1 of 19)")
+    assert "where no event was found" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "remark"),
+    [
+        ({"chosen": {"grid": [{"point": {}}]}}, "chosen.grid[0] has no valid"),
+        ({"chosen": {"grid": [3]}}, "chosen.grid[0] is 3"),
+        ({"chosen": {"winner": "x"}}, "chosen.winner is 'x', not int"),
+        ({"metrics": {"test": {"top1_acc": "x"}}}, "metrics.test.top1_acc is 'x'"),
+        ({"primary": {"name": None, "value": 0.5}}, "primary.name is None"),
+    ],
+)
+def test_a_broken_result_of_hear_is_listed(tmp_path: Path, changes: dict[str, Any], remark: str) -> None:
+    results = read(tmp_path, made_up.hear(DCASE), made_up.hear(PITCH) | changes)
+    assert [run.task for run in results.runs] == [DCASE]
+    assert len(results.remarks) == 1 and remark in results.remarks[0]
+    assert len(report.write([tmp_path])) == 2
+
+
+def test_a_result_of_hear_with_strange_numbers_is_shown(tmp_path: Path) -> None:
+    made = made_up.hear(DCASE, value=1.7e308, folds=3)
+    made["metrics"] |= {f"fold{i:02}": {made["primary"]["name"]: 1.7e308} for i in range(3)}
+    made["chosen"] |= {"winner": 99, "partitions": [{}]}
+    made["chosen"]["grid"][0] |= {"point": {}, "valid": 1.7e308}
+    huge = [made_up.hear(task, value=1.7e308) for task in HIVES]
+    read(tmp_path, made, *huge, made_up.hear(PITCH, value=-5.0, chosen={}, curve=[{"epoch": None}, {"valid": 1}]))
+    _, path = report.write([tmp_path])
+    assert not re.search(r'(?:[xy][12]?|cx|cy|points|width|height)="[^"]*(?:nan|inf)', path.read_text(encoding="utf-8"))
+
+
+def test_the_page_draws_the_grid_and_shades_the_table(tmp_path: Path) -> None:
+    read(tmp_path, made_up.hear(DCASE, value=0.99), made_up.hear(PITCH, value=0.05, folds=3), made_up.result())
+    report.write([tmp_path])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    Page(page)
+    table = page.partition("<h2>HEAR</h2>")[2].partition("</table>")[0]
+    shades = re.findall(r'--share:([\d.]+)">([\d.]+)<', table)
+    assert len(shades) == 2 + 18 and {("1.00", "0.990"), ("0.00", "0.050")} <= set(shades)
+    article = page.partition("NSynth pitch, 5 h")[2].partition("</article>")[0]
+    (grid,) = re.findall(r"<h4>Grid points tried</h4>.*?</figure>", article, re.DOTALL)
+    assert grid.count("<circle") == 7 and "4 (chosen): 1, 0.00032, xavier_normal_" in grid and "1: none" in grid
+    (loss,) = re.findall(r"<h4>loss, train</h4>.*?</figure>", article, re.DOTALL)
+    assert loss.count("<polyline") == 8 + 2 and loss.count('class="series chosen"') == 3
+    strokes = set(re.findall(r'<polyline class="[^"]+" (stroke="[^"]+" stroke-dasharray="[^"]+")', loss))
+    assert len(strokes) == 8 and "point 4 (chosen)" in loss
+    assert "104, 105, 106" in article
 
 
 # --- what cannot be read ---------------------------------------------------------------------------------------------

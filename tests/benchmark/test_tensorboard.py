@@ -56,6 +56,15 @@ def test_a_stream_may_have_layers_instead_of_steps_and_numbers_of_any_kind(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["events"]
 
 
+def test_epochs_of_a_grid_are_told_apart(tmp_path: Path) -> None:
+    made = made_up.hear("hear/dcase2016_task2-hear2021-full", folds=2)
+    tensorboard.stream(made["curve"], tmp_path)
+    found = scalars(tmp_path)
+    assert len(found) == 8 + 1
+    tags = found["lr=0.00032,partition=1,hidden_layers=1,initialization=xavier_normal_"]
+    assert [step for step, _ in tags["train/loss"]] == list(range(2, 150, 3)) and len(tags) == 2
+
+
 def test_event_files_are_not_written_twice(tmp_path: Path) -> None:
     made_up.write(tmp_path / "results", made_up.result())
     tensorboard.events([tmp_path / "results"], tmp_path / "events")

@@ -254,7 +254,11 @@ def in_order(dataset: Any, split: str, *, seed: int, epoch: int, batch_size: int
     yield from (list(range(i, i + batch_size)) for i in range(0, len(dataset.ids), batch_size))
 
 
-@pytest.mark.parametrize("name", CASES)
+# The longest, whose heads tests/golden/test_superb_heads.py trains on the same batches in every run.
+LONG = {"v0.3/asr", "v0.4/asr", "v0.3/sf", "v0.3/asv"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in CASES])
 def test_the_loop_gives_the_first_hundred_losses_of_the_reference(name: str, record_differences: Any) -> None:
     case = CASES[name]
     twin = Twin(name)
@@ -307,7 +311,13 @@ OFFICIAL = {
 }
 
 
-@pytest.mark.parametrize(("name", "recipe"), OFFICIAL)
+# Heads of 43 million parameters take seconds: one of them is enough for `make test`.
+SLOW = {("asr", "v0.4"), ("sf", "official")}
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"), [pytest.param(*each, marks=pytest.mark.slow if each in SLOW else ()) for each in OFFICIAL]
+)
 def test_official_heads_and_two_updates_of_each(name: str, recipe: str) -> None:
     outputs, parameters, of_loss = OFFICIAL[name, recipe]
     task = tasks()[f"superb/{name}"]

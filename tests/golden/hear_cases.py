@@ -74,3 +74,18 @@ def frames(case: int) -> tuple[list[list[float]], list[float], float, float]:
     if draw.chance(0.2):
         rows, times = rows[::-1], times[::-1]
     return rows, times, draw.of([0.0, 150.0, 250.0, 250.0, 30.0, 3.0 * count * hop]), draw.of([0.0, 50.0, 125.0, 250.0])
+
+
+def folder(event: bool) -> dict[str, dict[str, list[Any]]]:
+    """Of each split of a folder, its files with a label, or with events, which overlap and end just at a frame."""
+    draw = Draw("folder", int(event))
+
+    def one() -> dict[str, Any]:
+        start = draw.of([12.5 + 20 * draw.below(40), float(draw.below(800)), 0.0])
+        length = draw.of([0.0, 20.0, 60.0, 20.00005, 19.9998, 300.0 * draw.random()])
+        return {"label": draw.of(LABELS), "start": start, "end": start + length}
+
+    return {
+        split: {f"{split}-{index}.wav": (draw.many(9, one) if event else [draw.of(LABELS)]) for index in range(count)}
+        for split, count in {"fold00": 11, "fold01": 7, "fold02": 1, "fold03": 8}.items()
+    }

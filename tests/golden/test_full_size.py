@@ -31,9 +31,19 @@ COARSE = [
 ]
 SWEEP = [0.9367016553878784, 0.8863973617553711, 0.8064353466033936, 0.7791095972061157, 0.7700157165527344]
 LARGEST = 317_000_000  # parameters of what is compared by default
+# Large ones of families that have a base one too; wav2vec2_large and unispeech_large, of 24 layers, are always run.
+SLOW = {
+    "data2vec2_large",
+    "data2vec_large",
+    "hf_wav2vec2_large",
+    "hubert_large",
+    "unispeech_sat_large",
+    "wav2vec2_large_960",
+    "wavlm_large",
+}
 
 
-@pytest.mark.parametrize("name", golden.names())
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in golden.names()])
 def test_case(name: str, record_differences) -> None:
     case = golden.read(name)
     model, names = golden.load(case)

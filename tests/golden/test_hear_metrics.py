@@ -310,12 +310,9 @@ def loops(
             track = [row[index] for _, row in ordered]
             if width:
                 begin = -(width // 2) if late else -((width - 1) // 2)
-                track = [
-                    sorted(track[mirror(t + begin + k, len(track))] for k in range(width))[
-                        width // 2 if upper else (width - 1) // 2
-                    ]
-                    for t in range(len(track))
-                ]
+                middle, count = width // 2 if upper else (width - 1) // 2, len(track)
+                around = [track[mirror(begin + t, count)] for t in range(count + width - 1)]
+                track = [sorted(around[t : t + width])[middle] for t in range(count)]
             first = None
             for t, active in enumerate([*map(above, track), False]):
                 if active and first is None:

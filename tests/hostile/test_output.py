@@ -40,7 +40,7 @@ def python(script: str, *arguments: object, cwd: Path, **environment: str) -> su
 
 
 # When it ends: the nth time that a tensor is read, before and after the file is given its name.
-MOMENTS = ("1", "19", "37", "before", "after")
+MOMENTS = ("1", *(pytest.param(n, marks=pytest.mark.slow) for n in ("19", "37")), "before", "after")
 END_AT = """
 import os, signal, sys
 import zoo.convert

@@ -335,6 +335,7 @@ class _Listener(ThreadingHTTPServer):
 def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or a body waits 40 ms for the answer to its headers
 
         def log_message(self, *what: object) -> None:
             """Silent."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor
 
 import zoo
-from zoo.benchmark import _hooks
+from zoo.benchmark import _files, _hooks
 from zoo.benchmark._task import Corpus, Item, Recipe
 from zoo.benchmark._upstream import Upstream
 from zoo.benchmark.objectives import Objective, classes
@@ -78,6 +81,8 @@ class Audio:
     def __init__(self, recipe: Recipe, upstream: Upstream, seed: int) -> None:
         self.recipe, self.upstream, self.seed = recipe, upstream, seed
         self.rate = upstream.sample_rate
+        self.foreign: set[str] = set()  # paths of files that have another rate
+        self.kept: Kept | None = None
 
     def is_random(self, item: Item, split: str, samples: int) -> bool:
         """Whether another part of the item, which has so many samples, is taken each time."""
@@ -105,6 +110,8 @@ class Audio:
         start, end = float(item.get("start_s", 0.0)), item.get("end_s")
         if "waveform" in item:
             waveform = self._given(item, start, end)
+        elif self.kept is not None and _path(item) in self.foreign:
+            waveform = self.kept.read(_path(item), self.rate, start, end)
         else:
             waveform = zoo.load_audio(_path(item), self.rate, start_s=start, end_s=end)
         if draw is not None:
@@ -136,6 +143,12 @@ class Audio:
             raise AudioError(f"{path} cannot be used: its header cannot be read") from None
         if header.channels != 1:
             raise AudioError(f"{path} cannot be used: it has {header.channels} channels; mix it down to one first")
+        if item.get("rate", header.samplerate) != header.samplerate:
+            raise AudioError(
+                f"{path} has {header.samplerate} Hz in a folder of {item['rate']} Hz; resample it or leave it out"
+            )
+        if header.samplerate != self.rate:
+            self.foreign.add(path)
         end = header.duration if item.get("end_s") is None else min(header.duration, float(item["end_s"]))
         seconds = end - float(item.get("start_s", 0.0))
         return max(0, round(seconds * self.rate)), header.samplerate
@@ -160,6 +173,34 @@ class Audio:
             return waveform
         start = np.random.Generator(np.random.Philox(key=[self.seed, draw])).integers(len(waveform) - length + 1)
         return waveform[int(start) : int(start) + length]
+
+
+class Kept:
+    """What files of another sample rate sound like at the upstream's, kept where it is read again and again.
+
+    Args:
+        folder: for it.
+        budget_bytes: once so much is kept, what else is read is not.
+    """
+
+    def __init__(self, folder: Path, budget_bytes: int) -> None:
+        self.folder, self.left = folder, budget_bytes - sum(path.stat().st_size for path in folder.glob("*.npy"))
+        self.lock = Lock()  # several threads read, even the same
+
+    def read(self, path: str, rate: int, start_s: float, end_s: float | None) -> Tensor:
+        """What `zoo.load_audio` gives."""
+        name = hashlib.sha256(f"{rate} {start_s} {end_s} {path}".encode()).hexdigest()
+        place = self.folder / f"{name}.npy"
+        if place.is_file():
+            return torch.from_numpy(np.load(place))
+        waveform = zoo.load_audio(path, rate, start_s=start_s, end_s=end_s)
+        data = io.BytesIO()
+        np.save(data, waveform.numpy())
+        with self.lock:
+            if data.tell() <= self.left and not place.is_file():
+                self.left -= data.tell()
+                _files.write(place, data.getvalue())
+        return waveform
 
 
 def split(name: str, items: Mapping[str, Item], objective: Objective, audio: Audio, limit: int | None = None) -> Split:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.benchmark._task import Task, corpus_root
+from zoo.benchmark._task import RATE, Corpus, Task, corpus_root
 from zoo.errors import InputError, ZooError
 
 ADVICE = "; `python -m zoo.benchmark check-data"
@@ -35,36 +36,51 @@ class Check:
 
 def check(task: Task, data: Path) -> Check:
     """Compare a folder with the task's layout, and read the corpus."""
-    layout, root = task.layout, corpus_root(task, data)
-    complete = usable = data.is_dir()
-    lines = (
-        [] if usable else [f"{data} is {'a file' if data.exists() else 'not there'}; give the folder of the corpora"]
-    )
-    for pattern, official in layout.files.items():
-        found = sum(1 for _ in root.glob(pattern))
-        complete &= found == official
-        usable &= found > 0
-        word = "ok" if found == official else "missing" if not found else "other number"
-        lines.append(f"{word}: {pattern}: {found} files, {official} in the official release")
+    root, complaint = corpus_root(task, data), ""
+    corpus: Corpus = {}
     try:
         task = task if task.read is None else task.read(root)
         recipe = task.recipes["official"]
         folds = {"fold": task.folds[0]} if task.folds and recipe.procedure is None else {}
         corpus = task.corpus(root, **{**recipe.corpus_options, **folds})
-        for split, official in layout.items.items():
-            found = len(corpus.get(split, {}))
-            complete &= found == official
-            usable &= found > 0 or not official
-            word = "ok" if found == official else "missing" if not found else "other number"
-            lines.append(f"{word}: split {split}: {found} items, {official} in the official release")
     except ZooError as error:
+        complaint = f"missing: {str(error).partition(ADVICE)[0]}"
+    usable = data.is_dir()
+    complete = usable and bool(task.layout.source)
+    lines = (
+        [] if usable else [f"{data} is {'a file' if data.exists() else 'not there'}; give the folder of the corpora"]
+    )
+    for pattern, official in task.layout.files.items():
+        found = _count(root, pattern)
+        complete &= official in (None, found)
+        usable &= found > 0
+        lines.append(_line(pattern, found, "files", official))
+    for split, official in ({} if complaint else task.layout.items).items():
+        found = len(corpus.get(split, {}))
+        complete &= official in (None, found)
+        usable &= found > 0 or official == 0
+        lines.append(_line(f"split {split}", found, "items", official))
+    if complaint:
         complete = usable = False
-        lines.append(f"missing: {str(error).partition(ADVICE)[0]}")
+        lines.append(complaint)
     return Check(task.name, str(root), complete, usable, lines if complete else lines + _get(task))
 
 
+def _count(root: Path, pattern: str) -> int:
+    """Files; of folders for several sample rates, those of the fullest."""
+    found = root.glob(pattern.replace(RATE, "[1-9]*"))
+    places = Counter(path.relative_to(root).parts[0] if pattern.startswith(RATE) else "" for path in found)
+    return max(places.values(), default=0)
+
+
+def _line(what: str, found: int, of: str, official: int | None) -> str:
+    word = "ok" if official == found else "missing" if not found else "ok" if official is None else "other number"
+    return f"{word}: {what}: {found} {of}" + ("" if official is None else f", {official} in the official release")
+
+
 def _get(task: Task) -> list[str]:
-    return [f"get it: {task.layout.source}", f"licence: {task.layout.licence}"]
+    layout = task.layout
+    return [f"get it: {layout.source}", f"licence: {layout.licence}"] if layout.source else []
 
 
 def miniature(task: Task, output: Path) -> Path:

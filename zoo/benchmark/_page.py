@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, TypeGuard
 
 import zoo
-from zoo.benchmark import _task, report
+from zoo.benchmark import _task, published, report
 from zoo.errors import printable
 
 WIDTH, HEIGHT = 360, 210
@@ -23,8 +24,8 @@ MOST_POINTS = 150  # of a line: more than the plot has room for
 MOST_PANELS = 4
 MOST_CLASSES = 25  # of a drawn confusion matrix
 LARGEST = 1e30  # what is beyond it is drawn there
-DASHES = ("8 2", "6 3", "2 3", "9 3 2 3", "12 4", "1 2", "4 2 1 2 1 2")
-NOT_METRICS = {"step", "layer", "fold", "learning_rate", "split", "epoch"}
+DASHES = ("8 2", "6 3", "2 3", "9 3 2 3", "12 4", "1 2", "4 2 1 2 1 2", "10 2 2 2 2 2")
+NOT_METRICS = {"step", "layer", "fold", "learning_rate", "split", "epoch", "partition"}
 
 STYLE = """
 :root{color-scheme:light dark;--page:#fff;--card:#f6f7f9;--text:#1b1f24;--soft:#57606a;--line:#d0d7de;--accent:#0b62b5;
@@ -50,7 +51,11 @@ table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nu
 .wide tbody th{font-weight:600}
 .wide th:first-child{position:sticky;left:0;background:var(--card);white-space:normal;
 overflow-wrap:anywhere;min-width:8rem}
-.cited>*{color:var(--soft);font-style:italic}.wide .cited th{font-weight:400}
+.wide thead .score{white-space:normal;min-width:4.2rem}.wide thead th{vertical-align:bottom}
+.wide .shaded{background:color-mix(in srgb,var(--accent) calc(var(--share)*45%),var(--page))}
+.cited>*{color:var(--soft);font-style:italic}.cited>.shaded{color:var(--text)}
+@media(min-width:700px){.wide .cited .words{white-space:nowrap}}
+.wide .cited th{font-weight:400}
 .good{color:var(--good)}.bad{color:var(--bad)}
 article{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem;margin:1rem 0}
 .figure{line-height:1.3;font-size:1.7rem;font-weight:650;margin:.2rem 0 0}.figure small{font-size:.9rem;font-weight:400}
@@ -104,8 +109,7 @@ def page(results: report.Results) -> str:
     for each in report.tables(results):
         links = [anchors[id(run)] for run in results.runs] if each.title == report.RUNS else []
         parts.append(f"<h2>{_text(each.title)}</h2>{_table(each, links)}")
-        if each.title == report.COMPARED:
-            parts.append(_list(report.footnotes(results)))
+        parts.append(_list(each.notes))
     if results.remarks:
         parts.append(f"<h2>Remarks</h2>{_list(results.remarks)}")
     articles = "".join(_article(run, anchors[id(run)]) for run in results.runs)
@@ -130,19 +134,25 @@ def _article(run: report.Run, anchor: str) -> str:
     title = f"{task.title} ({run.task})" if task else run.task
     primary = data["primary"]["name"]
     chance = report.number(data.get("chance"))
+    partitions = data.get("chosen", {}).get("partitions", [])
+    loop = {
+        "batch": " x ".join(report.number(config.get(key), None) or "1" for key in ("batch_size", "accumulate")),
+        "optimiser": report.plain(config.get("optimizer")),
+    }
     facts = {
         "run": report.label(run),
         "learning rate": report.number(data.get("learning_rate"), None),
         "steps": report.number(config.get("steps"), None),
-        "batch": " x ".join(report.number(config.get(key), None) or "1" for key in ("batch_size", "accumulate")),
+        **({} if config.get("procedure") else loop),
         "best step": ", ".join(filter(None, (report.number(p.get("best_step"), None) for p in run.folds.values()))),
-        "optimiser": report.plain(config.get("optimizer")),
+        "best epoch": ", ".join(filter(None, (report.number(p.get("best_epoch"), None) for p in partitions))),
         "head": report.plain(config.get("head")).rpartition(":")[2],
         "head parameters": report.number(data.get("head_parameters"), 0),
         "features": report.plain(data.get("features")),
         "precision": report.plain(config.get("precision")),
         "seeds": report.plain(data["seeds"]),
-        "chosen": report.plain(data.get("chosen")),
+        "folds": report.spread(run),
+        "chosen": report.plain(_chosen(run)),
         "data fingerprint": data["data_fingerprint"][:16],
         "time": report.duration(data.get("seconds")),
         "file": run.path.name,
@@ -155,7 +165,12 @@ def _article(run: report.Run, anchor: str) -> str:
         for each in report.comparisons(run)
         if each.row
     ]
-    plots = [*_curves(run), *_search(run), *_weights(run), *_confusion(run)]
+    if column := published.hear_column(run.task):
+        verdicts.append(
+            f"{column.name}: best published {column.best} ({column.best_model}, of {column.count} entries)."
+        )
+        verdicts += [f"Not comparable: {reason}." for reason in [report.obstacle(run)] if reason]
+    plots = [*_curves(run), *_search(run), *_tried(run), *_weights(run), *_confusion(run)]
     record = json.dumps({key: data[key] for key in ("metrics", "config", "seeds", "versions")}, indent=1, default=str)
     return (
         f'<article id="{anchor}"><h3>{_text(title)}: {_text(run.upstream)}</h3>'
@@ -174,17 +189,27 @@ def _curves(run: report.Run) -> list[str]:
     panels: dict[tuple[str, str], dict[tuple[Any, ...], list[tuple[float, float]]]] = {}
     dropped: dict[tuple[str, str], int] = {}
     axis = "step"
+    grid, winner = [one["point"] for one in report.tried(run)], report.winner(run)
+    selected = None if winner is None else f"point {winner + 1}"
     for record in run.data["curve"]:
-        axis = "step" if "step" in record else "layer"
+        axis = next((name for name in ("step", "epoch") if name in record), "layer")
         x = record.get(axis)
         if not _finite(x):
             continue
         names = [value for key, value in record.items() if isinstance(value, str) and key not in NOT_METRICS]
-        which = (record.get("learning_rate"), str(record.get("fold")), *names)
+        rate, point = record.get("learning_rate"), next((i for i, one in enumerate(grid) if _of(record, one)), None)
+        if point is not None:
+            rate, names = None, [f"point {point + 1}"]
+        which = (rate, f"{record.get('fold')} {record.get('partition')}", *names)
         for metric, y in record.items():
-            if metric in NOT_METRICS or not (y is None or isinstance(y, (int, float))):
+            known = metric in NOT_METRICS or (grid and metric in grid[0])
+            if known or not (y is None or isinstance(y, (int, float))):
                 continue
-            panel = (metric, str(record.get("split") or "train"))
+            panel = (
+                ("what selects", "valid")
+                if grid and metric == "valid"
+                else (metric, str(record.get("split") or "train"))
+            )
             if _finite(y):
                 points = panels.setdefault(panel, {}).setdefault(which, [])
                 points.append((_clipped(x), _clipped(y)))
@@ -198,7 +223,7 @@ def _curves(run: report.Run) -> list[str]:
         lines = []
         for (rate, _, *words), points in panels[panel].items():
             parts = [f"lr {report.number(rate, None)}" if _finite(rate) else "", *words]
-            best = rate == chosen or len(kinds) == 1
+            best = len(kinds) == 1 or (rate == chosen if selected is None else selected in words)
             line = Line(" ".join(filter(None, parts)), colours[(rate, *words)], _thin(sorted(points)), best)
             lines.append(line)
         lines.sort(key=lambda line: (line.chosen, -line.colour))
@@ -243,6 +268,51 @@ def _search(run: report.Run) -> list[str]:
     remark = chose + (f"Without a score (×): {'; '.join(without)}." if without else "")  # noqa: RUF001
     alt = f"Validation score of each learning rate. {'; '.join(told)}. {chose}"
     return [_figure("Learning rates tried", _svg(body, alt), "", remark)]
+
+
+def _tried(run: report.Run) -> list[str]:
+    """What selects at each point of a grid that is more than learning rates."""
+    points, winner = report.tried(run)[:MOST_CLASSES], report.winner(run)
+    known = {i: _clipped(one["valid"]) for i, one in enumerate(points) if _finite(one["valid"])}
+    if len(points) < 2:
+        return []
+    body, _, y = _frame(*_range([*known.values()], 0.15), False)
+    step = (WIDTH - LEFT - RIGHT) / len(points)
+    told, listed = [], []
+    for i, one in enumerate(points):
+        x = LEFT + step * (i + 0.5)
+        body += _label(x, HEIGHT - BOTTOM + 15, str(i + 1), "middle")
+        if i in known:
+            text = report.number(known[i], None if abs(known[i]) >= 1e4 else 3)
+            body += f'<circle cx="{x:.1f}" cy="{y(known[i]):.1f}" r="{6 if i == winner else 3.5}" fill="var(--c0)"/>'
+            body += _label(x, max(TOP + 8, y(known[i]) - 10), text, "middle", "value")
+        else:
+            text = "none"
+            body += _label(x, HEIGHT - BOTTOM - 6, "×", "middle", "value")  # noqa: RUF001
+        told.append(f"{i + 1}: {text}")
+        listed.append(f"{i + 1}{' (chosen)' if i == winner else ''}: {report.plain(list(one['point'].values()))}")
+    body += _axis_name("point of the grid")
+    remark = f"{report.plain(list(points[0]['point']))} of each: {'; '.join(listed)}."
+    alt = f"What selects at each point of the grid. {'; '.join(told)}. {remark}"
+    return [_figure("Grid points tried", _svg(body, alt), "", remark)]
+
+
+def _of(record: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    """Whether a record of a curve is of a point of the grid."""
+    return all(record.get(name) == value for name, value in point.items())
+
+
+def _chosen(run: report.Run) -> Mapping[str, Any]:
+    """What a procedure chose; of a grid, the point and what goes with it."""
+    grid, winner, chosen = report.tried(run), report.winner(run), run.data.get("chosen", {})
+    if not grid:
+        return chosen if isinstance(chosen, Mapping) else {}
+    return (
+        {}
+        if winner is None
+        else {"": grid[winner]["point"]}
+        | {name: value for name, value in grid[winner].items() if name == "postprocessing" and value}
+    )
 
 
 def _weights(run: report.Run) -> list[str]:
@@ -424,17 +494,36 @@ def _figure(title: str, body: str, legend: str, remark: str, whole: bool = False
 def _table(table: report.Table, links: Sequence[str]) -> str:
     """A table that scrolls sideways by itself; `links`: where the first cell of each row leads to."""
     wordy = {"upstream": "words", "run": "words", "left out": "words", "reproduced?": "words verdict"}
+    wordy |= {"comparable?": "words verdict", "best published": "words"}
     kinds = [f' class="{wordy[head]}"' if head in wordy else "" for head in table.head]
-    heads = "".join(f'<th scope="col"{kind}>{_text(head)}</th>' for head, kind in zip(table.head, kinds))
+    heads = "".join(
+        f'<th scope="col"{kind or _score(head)}>{_unbroken(_text(head))}</th>' for head, kind in zip(table.head, kinds)
+    )
     rows = ""
     for i, (first, *cells) in enumerate(table.rows):
         name = f'<a href="#{links[i]}">{_text(first)}</a>' if links else _text(first)
-        body = "".join(f"<td{_verdict(cell) or kind}>{_text(cell)}</td>" for cell, kind in zip(cells, kinds[1:]))
+        body = "".join(
+            f"<td{_shade(table.shades.get((i, j))) or _verdict(cell) or kind}>{_text(cell)}</td>"
+            for j, (cell, kind) in enumerate(zip(cells, kinds[1:]), 1)
+        )
         rows += f'<tr{" class=cited" if i in table.cited else ""}><th scope="row">{name}</th>{body}</tr>'
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{_text(table.title)}"><table><thead><tr>{heads}</tr>'
         f"</thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _unbroken(head: str) -> str:
+    """A heading that breaks between words alone."""
+    return re.sub(r" (?=[↑↓]$)", "\N{NO-BREAK SPACE}", head).replace("-", "\N{NON-BREAKING HYPHEN}")
+
+
+def _score(head: str) -> str:
+    return ' class="score"' if head.endswith(("↑", "↓")) else ""
+
+
+def _shade(share: float | None) -> str:
+    return "" if share is None else f' class="shaded" style="--share:{share:.2f}"'
 
 
 def _verdict(cell: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import platform
 import shutil
 import sys
@@ -18,7 +19,7 @@ from torch import nn
 
 import zoo
 from zoo.benchmark import _distributed, _files, _hooks, _upstream
-from zoo.benchmark._data import Audio, Split, fingerprint, split, unusable
+from zoo.benchmark._data import Audio, Kept, Split, fingerprint, split, unusable
 from zoo.benchmark._features import AUTOCAST, ON_THE_FLY, Features, View, Waveforms
 from zoo.benchmark._task import Corpus, Given, Outcome, Recipe, Task, corpus_root, select
 from zoo.benchmark._trainer import Fit, Point, Probe
@@ -28,6 +29,7 @@ from zoo.errors import InputError, ZooError, printable, shown
 Hook = str | Callable[..., Any]
 STORE_GB = 50.0
 CHECKPOINT = "checkpoint.safetensors"
+TRAINING = ("finetune", "downstream", "sampler", "optimizer", "scheduler")  # options that a procedure does not take
 LOGGED_S = 10.0  # seconds between lines of progress
 
 
@@ -132,8 +134,8 @@ class Result:
 
     @property
     def value(self) -> float:
-        """The primary metric."""
-        return float(self.primary["value"])
+        """The primary metric; NaN where it has no value."""
+        return math.nan if self.primary["value"] is None else float(self.primary["value"])
 
 
 def stem(task: Task) -> str:
@@ -254,6 +256,13 @@ class Run:
         if options.recipe not in recipes:
             raise InputError(f"recipe {options.recipe!r} was asked for; {self.task.name} has {', '.join(recipes)}")
         recipe = recipes[options.recipe]
+        if recipe.procedure is not None:
+            refused = [name for name in TRAINING if getattr(options, name)]
+            if refused or not isinstance(options.lr_grid, bool):
+                raise InputError(
+                    f"{(*refused, 'lr_grid')[0]} was asked for; the recipe {options.recipe!r} of {self.task.name} has "
+                    "a procedure of its own, which takes none; choose another recipe or task"
+                )
         changes: dict[str, Any] = {}
         if options.steps is not None:
             changes["steps"] = min(recipe.steps, options.steps)
@@ -300,7 +309,7 @@ class Run:
     def _config(self) -> dict[str, Any]:
         """Everything that decides about the numbers, as the result file states it."""
         options, recipe = self.options, self.recipe
-        return {
+        found: dict[str, Any] = {
             "recipe": options.recipe,
             "upstream_sha256": self.upstream.digest(),
             "seed": options.seed,
@@ -313,12 +322,24 @@ class Run:
             "upstream_options": _hooks.options(options.upstream_options, "upstream"),
             "corpus": _hooks.name(options.corpus or self.task.corpus),
             "corpus_options": {**recipe.corpus_options, **_hooks.options(options.corpus_options, "corpus")},
+            "objective_options": dict(recipe.objective_options),
+            "steps": options.steps if recipe.procedure is not None else recipe.steps,
+            "frames": recipe.frames,
+            "crop_s": recipe.crop_s,
+            "chunk_s": recipe.chunk_s,
+            "audio": {split: _hooks.name(effect) for split, effect in recipe.audio.items()},
+            "min_samples": dict(recipe.min_samples),
+            "resampler": "soxr HQ",
+        }
+        if recipe.procedure is not None:
+            return found | {
+                "procedure": _hooks.name(recipe.procedure),
+                "procedure_options": dict(recipe.procedure_options),
+                "learning_rate": options.lr,
+            }
+        return found | {
             "head": None if recipe.head is None else _hooks.name(recipe.head),
             "head_options": dict(recipe.head_options),
-            "objective_options": dict(recipe.objective_options),
-            "procedure": None if recipe.procedure is None else _hooks.name(recipe.procedure),
-            "procedure_options": dict(recipe.procedure_options),
-            "steps": recipe.steps if recipe.procedure is None else options.steps,
             "batch_size": recipe.batch_size,
             "accumulate": recipe.accumulate,
             "learning_rates": self._learning_rates(),
@@ -332,14 +353,8 @@ class Run:
             "sampler_options": dict(recipe.sampler_options),
             "selection": asdict(recipe.selection),
             "evaluate_every": recipe.evaluate_every,
-            "frames": recipe.frames,
-            "crop_s": recipe.crop_s,
-            "chunk_s": recipe.chunk_s,
-            "audio": {split: _hooks.name(effect) for split, effect in recipe.audio.items()},
-            "min_samples": dict(recipe.min_samples),
             "valid_sampler": None if recipe.valid_sampler is None else _hooks.name(recipe.valid_sampler),
             "evaluation_batch_size": recipe.evaluation_batch_size,
-            "resampler": "soxr HQ",
         }
 
     @property
@@ -379,6 +394,11 @@ class Run:
                 tried.append({"learning_rate": rate, "steps": first, "value": mean, "diverged": diverged})
                 if recipe.selection.better(mean, best):
                     best, winner = mean, rate
+            if best is None and all(part.point(rate).best_state for part in parts for rate in rates):
+                raise InputError(
+                    f"{self.task.name}: {recipe.selection.metric} has no value on the split {recipe.selection.split!r}"
+                    ", so no learning rate can be chosen; give one with lr"
+                )
             if best is None:
                 raise InputError(
                     f"{self.task.name}: every learning rate diverged: {', '.join(f'{r:g}' for r in rates)}"
@@ -388,8 +408,8 @@ class Run:
             part.go(recipe.steps, winner)
         found = [part.test(winner) for part in parts]
         if not tried:
-            values = [part.score(winner, recipe.steps) for part in parts]
-            mean = sum(v for v in values if v is not None) / len(values)
+            known = [value for part in parts if (value := part.score(winner, recipe.steps)) is not None]
+            mean = _mean(known) if known else math.nan
             tried = [{"learning_rate": winner, "steps": recipe.steps, "value": mean, "diverged": False}]
         curves = [record for one in found for record in one.pop("curve")]
         folds = dict(zip(map(str, self.corpora), found))
@@ -416,14 +436,15 @@ class Run:
             fold = "" if part.fold is None else f" {part.fold}"
             sizes = (f"{name} {len(one.items)} ({_hours(one.seconds)})" for name, one in part.splits.items())
             self.log(f"{where}{fold}: {', '.join(sizes)}")
+        budget, free = round(self.options.store_gb * 1e9), shutil.disk_usage(_existing(self.folder)).free
         if self.options.finetune:
             self.log(f"{where}: features on the fly, the upstream is trained too")
+            self._keep(parts, min(budget, free))
             return
         pace = features.seconds_per_second()
         kind, why = features.storable(), "padding is not exact"
         waveforms = Waveforms([part.features for part in parts], kind)
         size = waveforms.estimate() if kind != ON_THE_FLY else 0
-        budget, free = round(self.options.store_gb * 1e9), shutil.disk_usage(_existing(self.folder)).free
         if kind != ON_THE_FLY and not size:
             kind, why = ON_THE_FLY, "every item is cropped at random"
         elif size > min(budget, free):
@@ -436,6 +457,7 @@ class Run:
             steps = recipe.steps * recipe.batch_size * recipe.accumulate * len(parts)
             cost = steps * min(mean, recipe.crop_s or mean) * pace
             self.log(f"{where}: features on the fly ({why}); about {_hours(cost)} for the upstream")
+            self._keep(parts, min(budget, free))
             return
         self.log(f"{where}: {kind}, {_bytes(size)}, made in about {_hours(sum(waveforms.seconds) * pace)}")
         key = f"{self.fingerprint} {features.view} {self.options.precision} {self.config['audio']}"
@@ -445,6 +467,12 @@ class Run:
             for name, one in part.splits.items():
                 if not one.items:
                     raise unusable(name, one.excluded)
+
+    def _keep(self, parts: Sequence[_Part], budget: int) -> None:
+        """Keep what has to be resampled, since it is read in every epoch."""
+        kept = Kept(self.folder / "features" / "audio", budget)
+        for part in parts:
+            part.features.audio.kept = kept
 
     # --- a task that does something else -----------------------------------------------------------------------------
 
@@ -462,6 +490,7 @@ class Run:
             device=self.upstream.device,
             folder=self.folder,
             log=lambda line: self.log(f"{self.task.name}: {line}"),
+            progress=_Progress(self),
         )
         outcome = procedure(given, **{**self.recipe.procedure_options, **self.recipe.objective_options})
         part.notes += self._submit(None, outcome.predictions)
@@ -498,7 +527,8 @@ class _Part:
         recipe, options, upstream = run.recipe, run.options, run.upstream
         if options.finetune:  # each fold its own, or one would have seen what another is tested on
             upstream = copy.deepcopy(upstream).train()
-        self.objective: Objective = run.task.objective(corpus, upstream.hop_length, **recipe.objective_options)
+        told = {"upstream": upstream} if "upstream" in inspect.signature(run.task.objective).parameters else {}
+        self.objective: Objective = run.task.objective(corpus, upstream.hop_length, **told, **recipe.objective_options)
         audio = Audio(recipe, upstream, options.seed)
         names = [name for name, items in corpus.items() if any(_is_audio(item) for item in items.values())]
         self.splits: dict[str, Split] = {
@@ -529,7 +559,7 @@ class _Part:
     def found(self) -> list[str]:
         """What is to be said about the recordings, as far as it is known by now."""
         where = "" if self.fold is None else f"{self.fold}, "
-        notes = []
+        notes = [where + remark for remark in self.run.task.remarks(self.corpus)]
         for name, one in self.splits.items():
             total = len({*one.items, *one.excluded})
             if one.excluded:
@@ -685,6 +715,21 @@ class _Clock:
         losses = ", ".join(f"{point.loss:.4g}" for point in running)
         where = "" if self.part.fold is None else f" {self.part.fold}"
         run.log(f"{run.task.name}{where}: step {fit.step} of {self.until}, loss {losses}, {_hours(rest)} left")
+
+
+class _Progress:
+    """Says now and then how long a procedure will take at most."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.begun = self.logged = time.monotonic()
+
+    def __call__(self, done: float, total: int) -> None:
+        now = time.monotonic()
+        if done and now - self.logged >= LOGGED_S and self.run.options.progress:
+            self.logged = now
+            rest = (total - done) * (now - self.begun) / done
+            self.run.log(f"{self.run.task.name}: {done:.1f} of {total} done, {_hours(rest)} left at most")
 
 
 def _is_audio(item: Mapping[str, Any]) -> bool:

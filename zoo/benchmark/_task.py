@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from zoo.benchmark.objectives import Objective
 
 SUITES = ("superb", "hear")
+RATE = "{rate}"
+"""In a pattern of files a folder of audio, named after its sample rate in Hz; of several the fullest counts."""
 
 Item: TypeAlias = dict[str, Any]
 """One recording: `wav_path` (str), or `waveform` (1-D, floating point) with its `sample_rate` (Hz; 16 kHz if absent);
 optionally `start_s` and `end_s` of the part that counts and `window_s`, the length of a random window that is drawn
-from it each time; and the keys of the task's labels."""
+from it each time; `rate`, in Hz, if the file must have that one; and the keys of the task's labels."""
 
 Corpus: TypeAlias = dict[str, dict[str, Item]]
 """Split ("train", "valid", "test", or a further one of the task) -> id -> item."""
@@ -138,7 +140,8 @@ class Given:
         chance: the primary metric of an answer that does not look at its input, on a split.
         device: of the upstream.
         folder: for what it keeps; files that begin with "checkpoint" are for going on, and are deleted when it is done.
-        log: takes a line of progress.
+        log: takes a line to say.
+        progress: takes how much of it is done, and how much there is to do.
         learning_rate: what was asked for, if anything was.
         steps: at most so many updates.
         seed: of everything random.
@@ -151,6 +154,7 @@ class Given:
     device: torch.device
     folder: Path
     log: Callable[[str], None]
+    progress: Callable[[float, int], None]
     learning_rate: float | None = None
     steps: int | None = None
     seed: int = 0
@@ -181,16 +185,16 @@ class Layout:
 
     Attributes:
         folder: official name of the corpus folder; "" where several stand side by side.
-        files: glob pattern below the corpus folder -> number of files in the official release, of which at least one
-            must be there.
-        items: split -> items in the official release.
-        source: how to get it, in a sentence or two with the address.
+        files: glob pattern below the corpus folder, which may begin with RATE -> number of files in the official
+            release, None where it is not known; at least one must be there.
+        items: split -> items in the official release, None where it is not known.
+        source: how to get it, in a sentence or two with the address; "" where nothing was released.
         licence: its licence or terms.
     """
 
     folder: str
-    files: Mapping[str, int]
-    items: Mapping[str, int]
+    files: Mapping[str, int | None]
+    items: Mapping[str, int | None]
     source: str
     licence: str
 
@@ -205,7 +209,8 @@ class Task:
         metric: the primary metric.
         higher_is_better: direction of the primary metric.
         corpus: `corpus(root, **options) -> Corpus`; with `fold=...` where there are folds.
-        objective: `objective(corpus, hop_samples, **options)`: labels, loss, predictions, metrics.
+        objective: `objective(corpus, hop_samples, **options)`: labels, loss, predictions, metrics; with `upstream=...`
+            if it takes one.
         recipes: "official", "miniature" and others.
         layout: what must be on disk.
         miniature: `miniature(root)` writes a small corpus in this layout: the same bytes every time, in files that
@@ -214,6 +219,7 @@ class Task:
         submission: `submission(folder, fold, predictions)` writes the files that the leaderboard takes. Predictions:
             split -> id -> what the objective predicts; of a corpus's extra splits without audio, its items.
         read: the task as its folder on disk describes it: `read(root) -> Task`.
+        remarks: what is to be said of a corpus, a sentence each.
     """
 
     name: str
@@ -228,6 +234,7 @@ class Task:
     folds: tuple[str, ...] = ()
     submission: Callable[[Path, str | None, Mapping[str, Mapping[str, Any]]], None] | None = None
     read: Callable[[Path], Task] | None = None
+    remarks: Callable[[Corpus], Sequence[str]] = lambda corpus: ()
 
 
 @cache
@@ -266,7 +273,7 @@ def select(name: str, data: Path | None = None) -> Sequence[Task]:
     Raises:
         InputError: when it means none.
     """
-    known = tasks() if data is None else {**_further(data), **tasks()}
+    known = tasks() if data is None else {**tasks(), **_further(data), **tasks()}  # the first say in which order
     if name == "all":
         return list(known.values())
     suite, _, rest = name.partition("/")

@@ -1,4 +1,4 @@
-"""Downstream heads: what SUPERB trains on frozen features.
+"""Downstream heads: what SUPERB trains on frozen features, and what s3prl trains on HEAR's folders.
 
 A head is made by `Head(input_size, output_size, **options)` and called with features x (B, T, D) and their valid
 frames x_len (B,); it returns (y, y_len): one row of y a frame, or one an utterance with y_len 1. What stands past x_len
@@ -8,14 +8,18 @@ what else may be done with one:
 * `pools`: it gives the same for the mean over an utterance's valid frames as for those frames.
 * `batched`: `torch.func.vmap` maps it over stacked parameters: no recurrent layer, no random draw.
 
-Every layer is initialised as torch does it. Shapes: B batch, T frames, D input size, V output size.
+Unless it says otherwise, a layer is initialised as torch does it.
+
+Shapes: B batch, T frames, D input size, V output size.
 
 Sources: Yang et al., SUPERB, 2021 (arXiv 2105.01051); s3prl 0.4.18 (Apache-2.0),
 `downstream/{model.py,asr,sv_voxceleb1,diarization,specaug.py}` for v0.3, `nn/{linear,rnn,specaug,speaker_model}.py`
-for v0.4.
+for v0.4, `nn/hear.py`.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +28,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from zoo.errors import InputError
 
-__all__ = ["BLSTM", "Diarizer", "FrameLinear", "UtteranceLinear", "XVector", "spec_augment"]
+__all__ = ["BLSTM", "Diarizer", "FrameLinear", "FrameMLP", "UtteranceLinear", "UtteranceMLP", "XVector", "spec_augment"]
 
 # SpecAugment of SUPERB, in frames and features; of widths, the bound that v0.3 never reaches and v0.4 does.
 WARP = 5
@@ -64,8 +68,65 @@ class UtteranceLinear(FrameLinear):
 
     def forward(self, x: Tensor, x_len: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, V) of features (B, T, D); NaN for an utterance without a valid frame."""
-        mean = _without_padding(x, x_len).sum(1) / x_len[:, None]
-        return super().forward(mean, torch.ones_like(x_len))
+        return super().forward(_mean(x, x_len), torch.ones_like(x_len))
+
+
+class FrameMLP(nn.Module):
+    """HEAR's predictor on every frame: linear layers with batch norm, dropout and a ReLU behind each, and another one.
+
+    Weights are Xavier uniform, with the gain of a ReLU behind one. Batches are normalised over their valid frames; the
+    reference takes the padding in.
+
+    y is (B, T, V), zero past the valid frames.
+
+    Args:
+        input_size: D.
+        output_size: V.
+        hidden_size: width of the hidden layers.
+        layers: number of hidden layers.
+        dropout: probability, in training.
+    """
+
+    pools = False
+    batched = False
+
+    def __init__(
+        self, input_size: int, output_size: int, *, hidden_size: int = 1024, layers: int = 2, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        widths = [input_size] + [hidden_size] * layers
+        hidden: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            hidden += [nn.Linear(before, after), _RowNorm(after), nn.Dropout(dropout), nn.ReLU()]
+        self.rows = nn.Sequential(*hidden, nn.Linear(widths[-1], output_size))
+        linear = [module for module in self.rows if isinstance(module, nn.Linear)]
+        for module in linear:
+            nn.init.xavier_uniform_(module.weight, nn.init.calculate_gain("linear" if module is linear[0] else "relu"))
+
+    def forward(self, x: Tensor, x_len: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, T, V) of features (B, T, D)."""
+        valid = torch.arange(x.shape[1], device=x.device) < x_len[:, None]
+        rows = self.rows(x[valid])
+        return rows.new_zeros(*valid.shape, rows.shape[1]).index_put((valid,), rows), x_len
+
+
+class UtteranceMLP(FrameMLP):
+    """The same of the mean over the valid frames of each utterance. y is (B, V)."""
+
+    pools = True
+
+    def forward(self, x: Tensor, x_len: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, V) of features (B, T, D); NaN for an utterance without a valid frame."""
+        return self.rows(_mean(x, x_len)), torch.ones_like(x_len)
+
+
+class _RowNorm(nn.BatchNorm1d):
+    """Batch norm of rows (N, D); in training, a single row, which has no variance, is normalised as in evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) < 2:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
 
 
 class BLSTM(nn.Module):
@@ -264,6 +325,11 @@ def _masks(items: int, size: int, count: int, bound: int) -> Tensor:
     starts = torch.randint(0, max(1, size - int(widths.max())), (items, count, 1))
     position = torch.arange(size)
     return ((starts <= position) & (position < starts + widths)).any(1)
+
+
+def _mean(x: Tensor, x_len: Tensor) -> Tensor:
+    """(B, D), over the valid frames of features (B, T, D)."""
+    return _without_padding(x, x_len).sum(1) / x_len[:, None]
 
 
 def _without_padding(x: Tensor, x_len: Tensor) -> Tensor:

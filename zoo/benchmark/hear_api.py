@@ -23,6 +23,7 @@ Shapes: n clips, S samples, T frames, D width, K hidden states.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -92,23 +93,65 @@ class HearModel(nn.Module):
         Raises:
             InputError: for anything else.
         """
-        if not isinstance(audio, Tensor) or audio.dim() != 2 or 0 in audio.shape or not audio.is_floating_point():
-            found = f"{audio.dtype} {tuple(audio.shape)}" if isinstance(audio, Tensor) else type(audio).__name__
-            raise InputError(f"audio must be a floating-point tensor (clips, samples), none empty; found {found}")
-        model: Any = self.model
-        samples = audio.shape[1]
-        missing = max(0, model.min_samples - samples)
-        audio = nn.functional.pad(audio, (0, missing))
-        centres: Tensor = model.frame_centres(samples + missing)
-        if missing:
-            centres = centres[: max(1, int((centres <= samples).sum()))].clamp(max=samples)
+        _check_audio(audio, "(clips, samples)", 2)
+        audio, centres = self._filled(audio)
         rows = max(1, self.chunk_samples // audio.shape[1])
         with evaluating(self), torch.no_grad():
             parts = [
-                torch.cat([self._combined(s) for s in chunks(model, part, self.chunk_samples, self.layers)], 1)
+                torch.cat([self._combined(s) for s in chunks(self.model, part, self.chunk_samples, self.layers)], 1)
                 for part in torch.split(audio, rows)
             ]
         return torch.cat(parts)[:, : len(centres)], centres * 1000.0 / self.sample_rate
+
+    def pooled(self, clips: Sequence[Tensor]) -> Tensor:
+        """One embedding a clip, the mean of its frames, of clips that may differ in length.
+
+        With `padding="exact"` each gives what it gives alone.
+
+        Args:
+            clips: (S,) floating point at `sample_rate`, on any device; one at least.
+
+        Returns:
+            (n, scene_embedding_size) fp32 on the model's device.
+
+        Raises:
+            InputError: for clips that are none.
+        """
+        for clip in clips:
+            _check_audio(clip, "(samples,)", 1)
+        found: dict[int, Tensor] = {}
+        for group in self._groups([len(clip) for clip in clips]):
+            if len(group) == 1:
+                found[group[0]] = self(clips[group[0]][None])[0][0].mean(0)
+                continue
+            filled = [self._filled(clips[i]) for i in group]
+            with evaluating(self), torch.no_grad():
+                out = self.model([clip for clip, _ in filled], layers=self.layers)
+            frames = self._combined(out.hidden_states)
+            for i, row, (_, centres), valid in zip(group, frames, filled, out.lengths.tolist()):
+                found[i] = row[: min(len(centres), valid)].mean(0)
+        return torch.stack([found[i] for i in range(len(clips))])
+
+    def _groups(self, samples: list[int]) -> Iterator[list[int]]:
+        """Indices of clips of similar length, padded no more than a chunk together; a longer clip is alone."""
+        group: list[int] = []
+        for i in sorted(range(len(samples)), key=samples.__getitem__):
+            if group and (len(group) + 1) * max(samples[i], self.model.min_samples) > self.chunk_samples:
+                yield group
+                group = []
+            group.append(i)
+        if group:
+            yield group
+
+    def _filled(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Clips (..., S) that have `min_samples` at least, and (T,) middles of the frames that are kept, in samples."""
+        model: Any = self.model
+        samples = audio.shape[-1]
+        missing = max(0, model.min_samples - samples)
+        centres: Tensor = model.frame_centres(samples + missing)
+        if missing:
+            centres = centres[: max(1, int((centres <= samples).sum()))].clamp(max=samples)
+        return nn.functional.pad(audio, (0, missing)), centres
 
     def _combined(self, states: tuple[Tensor, ...]) -> Tensor:
         """K states (n, T, D) of any dtype as one in fp32."""
@@ -127,6 +170,24 @@ def load_model(model_file_path: str = "", **options: Any) -> HearModel:
             "mean" or "weights", of several; `weights`: factors of the sum, used as they are; `padding`: "exact"
             (default) or "reference"; `chunk_s`: seconds of audio that are run at a time (default 120); `pooling`:
             "mean", over the frames of a scene.
+
+    Raises:
+        ZooError: for an option that is not known or cannot be, for what `zoo.load` refuses, and for a model that hears
+            at a rate at which HEAR's audio cannot be had.
+    """
+    model = embedder(model_file_path, **options)
+    if model.sample_rate not in SAMPLE_RATES:
+        name = model_file_path or options.get("name", DEFAULTS["name"])
+        raise InputError(f"{name} expects audio of {model.sample_rate} Hz, in which HEAR's cannot be had")
+    return model
+
+
+def embedder(model_file_path: str = "", **options: Any) -> HearModel:
+    """What `load_model` gives, of a model that hears at any rate; for programs with audio of their own.
+
+    Args:
+        model_file_path: as in `load_model`.
+        options: as in `load_model`.
 
     Raises:
         ZooError: for an option that is not known or cannot be, and for what `zoo.load` refuses.
@@ -152,8 +213,6 @@ def load_model(model_file_path: str = "", **options: Any) -> HearModel:
     model = zoo.load(name, padding=given["padding"])
     if model.takes != "waveforms":
         raise InputError(f"{name} takes features of another model, not audio; give a speech model")
-    if model.sample_rate not in SAMPLE_RATES:
-        raise InputError(f"{name} expects audio of {model.sample_rate} Hz, in which HEAR's cannot be had")
     layers = _layers(given["layer"])
     if given["combine"] == "mean":
         count = len(model.layer_indices(layers))
@@ -192,6 +251,12 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
     """
     embeddings, times = model(audio)
     return embeddings, times.repeat(len(embeddings), 1)
+
+
+def _check_audio(audio: object, shape: str, dims: int) -> None:
+    if not isinstance(audio, Tensor) or audio.dim() != dims or 0 in audio.shape or not audio.is_floating_point():
+        found = f"{audio.dtype} {tuple(audio.shape)}" if isinstance(audio, Tensor) else type(audio).__name__
+        raise InputError(f"audio must be a floating-point tensor {shape}, none empty; found {found}")
 
 
 def _layers(layer: object) -> list[int] | None:

@@ -683,6 +683,25 @@ def segment_1s_er(predictions: Events, references: Events) -> float:
     return sum(float(errors / (total + np.spacing(1))) for errors in (substituted, deleted, inserted))
 
 
+HEAR_SCENES = {
+    "top1_acc": top1_acc,
+    "pitch_acc": pitch_acc,
+    "chroma_acc": chroma_acc,
+    "mAP": mean_average_precision,
+    "d_prime": d_prime,
+    "aucroc": aucroc,
+}
+"""Metrics of clips by HEAR's names, of probabilities and targets."""
+HEAR_EVENTS = {
+    "event_onset_200ms_fms": event_onset_200ms_fms,
+    "event_onset_50ms_fms": event_onset_50ms_fms,
+    "event_onset_offset_50ms_20perc_fms": event_onset_offset_50ms_20perc_fms,
+    "segment_1s_er": segment_1s_er,
+}
+"""Metrics of recordings, of predicted and reference events."""
+HEAR_LOWER = frozenset({"segment_1s_er"})
+"""Those of which less is better."""
+
 Spans = npt.NDArray[np.float64]  # (events, 2), onsets and offsets in seconds
 
 

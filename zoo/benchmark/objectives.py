@@ -137,13 +137,13 @@ class Classification(Objective):
     def loss(self, module: nn.Module | None, y: Tensor, y_len: Tensor, targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """Cross entropy of the logits (B, V); of frames (B, T, V) their mean is taken first."""
         target = torch.tensor(targets, device=y.device)
-        parts = torch.split(_pooled(y, y_len).float(), self.sizes, dim=-1)
+        parts = torch.split(pooled(y, y_len).float(), self.sizes, dim=-1)
         total = sum((losses.cross_entropy(part, target[:, i])[0] for i, part in enumerate(parts)), y.new_zeros(()))
         return total, torch.tensor(float(len(target)), device=y.device)
 
     def predict(self, y: Tensor, y_len: Tensor, items: Sequence[Item]) -> list[Any]:
         """The most likely class of each kind, by name."""
-        best = [part.argmax(-1).tolist() for part in torch.split(_pooled(y, y_len), self.sizes, dim=-1)]
+        best = [part.argmax(-1).tolist() for part in torch.split(pooled(y, y_len), self.sizes, dim=-1)]
         return [[self.labels[key][i] for key, i in zip(self.keys, row)] for row in zip(*best)]
 
     def metrics(self, split: str, predictions: Mapping[str, Any], items: Mapping[str, Item]) -> dict[str, float]:
@@ -250,12 +250,30 @@ def _has(item: Item, key: str) -> bool:
     return isinstance(item.get(key), str) and bool(item[key])
 
 
-def _pooled(y: Tensor, y_len: Tensor) -> Tensor:
+def pooled(y: Tensor, y_len: Tensor) -> Tensor:
     """(B, V): of frames (B, T, V) the mean of the valid ones."""
     if y.dim() == 2:
         return y
     mask = torch.arange(y.shape[1], device=y.device) < y_len.to(y.device)[:, None]
     return (y * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+def duration_s(item: Item) -> float:
+    """Seconds of a recording; of a file from its header.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if "duration_s" in item:
+        return float(item["duration_s"])
+    if "waveform" in item:
+        return len(item["waveform"]) / float(item.get("sample_rate", 16_000))
+    import soundfile
+
+    try:
+        return float(soundfile.info(item["wav_path"]).duration)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"the length of {item['wav_path']} cannot be read: {cut(str(error))}") from None
 
 
 def classes(objective: Objective, items: Mapping[str, Item]) -> list[Hashable]:

@@ -6,6 +6,7 @@ Nothing here trusts a result: a file may come from anywhere, so its shape is che
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ FOLD: Shape = {
     "confusion?": ({"labels": [str], "counts": [[int]]}, None),
     "excluded?": {...: {"count": int, "examples?": [str]}},
     "items?": {...: int},
+    "metrics?": {...: {...: VALUE}},
 }
 RESULT: Shape = {
     **FOLD,
@@ -44,6 +46,11 @@ RESULT: Shape = {
     "learning_rate?": VALUE,
     "grid?": [{"learning_rate": NUMBER, "steps?": VALUE, "value?": VALUE, "diverged?": bool}],
     "folds?": {...: FOLD},
+    "chosen?": {
+        "grid?": [{"point": {...: object}, "valid": VALUE}],
+        "winner?": int,
+        "partitions?": [{"best_epoch?": VALUE}],
+    },
     "seconds?": VALUE,
     "notes?": [str],
 }
@@ -55,9 +62,12 @@ WORDS = {
     "precision": "{}",
     "limit": "{} items at most",
     "steps": "{} of {} steps",
+    "learning_rate": "learning rate {}",
 }
+HEAR_PROTOCOL = ("official", "miniature")  # recipes that are the kit's; others stand apart
 FILES = ("report.md", "report.html")
-COMPARED, RUNS = "Beside the published scores", "Runs"
+RUNS = "Runs"
+NOT_COMPARABLE = "≠"
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,8 @@ class Run:
             if key not in config:
                 found.append(f"{key} not recorded")
             elif config[key] != value:
-                found.append(WORDS.get(key, f"{key} {{}}").format(cut(plain(config[key]), 60) or "none", plain(value)))
+                words = WORDS.get(key, f"{key} {{}}") if value is not None or key != "steps" else "{} steps at most"
+                found.append(words.format(cut(plain(config[key]), 60) or "none", plain(value)))
         return found
 
     @property
@@ -109,6 +120,16 @@ class Run:
     def folds(self) -> dict[str, Mapping[str, Any]]:
         """What is recorded of each fold; of the whole, under "", where there are none."""
         return dict(self.data.get("folds") or {"": self.data})
+
+    @property
+    def scores(self) -> list[float]:
+        """The primary metric of each fold."""
+        name, folds = self.data["primary"]["name"], self.data.get("folds")
+        if folds:
+            found = [fold.get("metrics", {}).get("test", {}).get(name) for fold in folds.values()]
+        else:
+            found = [each.get(name) for split, each in self.data["metrics"].items() if re.fullmatch(r"fold\d+", split)]
+        return [float(value) if is_number(value) else float("nan") for value in found]
 
     @property
     def row(self) -> tuple[str, str, int]:
@@ -173,23 +194,33 @@ def _usual(run: Run) -> dict[str, Any]:
     recipe = task.recipes.get(run.recipe) if task else None
     if task is None or recipe is None:
         return {}
-    options = Options()
-    usual: dict[str, Any] = {
-        key: getattr(options, key) for key in ("padding", "normalize", "finetune", "precision", "limit", "scheduler")
-    }
-    copied = (
-        *("steps", "batch_size", "accumulate", "optimizer", "optimizer_options", "clip", "head_options"),
-        *("sampler_options", "corpus_options", "objective_options", "evaluate_every", "frames", "crop_s"),
-    )
-    usual |= {"upstream_options": {}, "corpus": _hooks.name(task.corpus), "sampler": _hooks.name(recipe.sampler)}
-    usual |= {"head": None if recipe.head is None else _hooks.name(recipe.head)}
-    layers = run.data["config"].get("layers")
-    try:
-        states = zoo.info(run.upstream).layers + 1
-    except UnknownModelError:
-        states = len(layers) if isinstance(layers, list) else 1
-    usual |= {"layers": list(range(states))} | {key: getattr(recipe, key) for key in copied}
+    options, procedure = Options(), recipe.procedure
+    asked = ["padding", "normalize", "finetune", "precision", "limit"]
+    copied = ["corpus_options", "objective_options", "frames", "crop_s"]
+    usual: dict[str, Any] = {"upstream_options": {}, "corpus": _hooks.name(task.corpus), "layers": _layers(run, recipe)}
+    if procedure is not None:
+        usual |= {"procedure": _hooks.name(procedure), "steps": None, "learning_rate": None}
+    else:
+        usual |= {"head": None if recipe.head is None else _hooks.name(recipe.head)}
+        usual |= {"sampler": _hooks.name(recipe.sampler)}
+        asked += ["scheduler"]
+        copied += ["steps", "batch_size", "accumulate", "optimizer", "optimizer_options", "clip", "head_options"]
+        copied += ["sampler_options", "evaluate_every"]
+    usual |= {key: getattr(options, key) for key in asked} | {key: getattr(recipe, key) for key in copied}
     return dict(_files.plain(usual))
+
+
+def _layers(run: Run, recipe: _task.Recipe) -> Any:
+    """The hidden states of a recipe, counted from the front; as recorded where nothing says how many there are."""
+    recorded = run.data["config"].get("layers")
+    try:
+        states = range(zoo.info(run.upstream).layers + 1)
+    except UnknownModelError:
+        count = len(recorded) if isinstance(recorded, list) else 1
+        if recipe.layers is None:
+            return list(range(count))
+        return recorded if count == len(recipe.layers) else list(recipe.layers)
+    return list(states) if recipe.layers is None else [states[layer] for layer in recipe.layers]
 
 
 def obstacle(run: Run) -> str:
@@ -205,7 +236,7 @@ def obstacle(run: Run) -> str:
     if items is None:
         return "the number of items is not recorded"
     for split, there in task.layout.items.items():
-        if items.get(split) != there:
+        if there is not None and items.get(split) != there:
             return f"{items.get(split, 0)} of the {there} items of {split}"
     return ""
 
@@ -267,6 +298,7 @@ def read(paths: Sequence[Path]) -> Results:
         reason = f": {results.remarks[0]}" if results.remarks else "; `python -m zoo.benchmark run TASK` writes one"
         raise InputError(f"a report of {where} was asked for, where there is no finished result{reason}")
     order = [column.task for column in published.COLUMNS]
+    order += [task for column in published.HEAR_COLUMNS for task in column.tasks]
     results.runs.sort(key=lambda run: order.index(run.task) if run.task in order else len(order))
     return results
 
@@ -339,20 +371,31 @@ class Table:
         head: headings.
         rows: cells, none of them escaped.
         cited: indices of the rows that are published, not ours.
+        notes: sentences below it.
+        shades: row and column of a cell -> 0 to 1, the more the better.
     """
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     cited: frozenset[int] = frozenset()
+    notes: Sequence[str] = ()
+    shades: Mapping[tuple[int, int], float] = field(default_factory=dict)
 
 
 def tables(results: Results) -> list[Table]:
     """Scores by suite, with what is published of the same upstreams; what the band says; and what was run."""
     found = [_superb(results), _compared(results)] if any(map(comparisons, results.runs)) else []
-    leaderboard = {column.task for column in published.COLUMNS}
-    suites = sorted({run.task.partition("/")[0] for run in results.runs if run.task not in leaderboard})
-    found += [_plain(results, suite, leaderboard) for suite in suites]
+    hear = [run for run in results.runs if published.hear_column(run.task)]
+    official = [run for run in hear if run.recipe in HEAR_PROTOCOL]
+    if official:
+        found += [_hear(results, official, "HEAR", beside=True), _hear_tasks(official)]
+    if len(hear) > len(official):
+        others = [run for run in hear if run.recipe not in HEAR_PROTOCOL]
+        found.append(_hear(results, others, "HEAR by other recipes", beside=False))
+    shown = {column.task for column in published.COLUMNS} | {run.task for run in hear}
+    suites = sorted({run.task.partition("/")[0] for run in results.runs if run.task not in shown})
+    found += [_plain(results, suite, shown) for suite in suites]
     return [*found, _runs(results)]
 
 
@@ -361,7 +404,8 @@ def footnotes(results: Results) -> list[str]:
     found = [each for run in results.runs for each in comparisons(run)]
     if not found:
         return []
-    rows = [row for upstream in dict.fromkeys(run.upstream for run in results.runs) for row in published.rows(upstream)]
+    upstreams = dict.fromkeys(each.run.upstream for each in found)
+    rows = [row for upstream in upstreams for row in published.rows(upstream)]
     shown = {each.column.name for each in found}
     marks = {score.mark for row in rows for name, score in row.scores.items() if name in shown}
     return [
@@ -381,8 +425,8 @@ def table(results: Results) -> str:
         lines = [f"| {' | '.join(map(_markdown, row))} |" for row in (each.head, *each.rows)]
         lines.insert(1, "|" + "---|" * len(each.head))
         parts.append(f"## {each.title}\n\n" + "\n".join(lines))
-        if each.title == COMPARED:
-            parts += ["\n".join(f"- {_markdown(note)}" for note in footnotes(results))]
+        if each.notes:
+            parts.append("\n".join(f"- {_markdown(note)}" for note in each.notes))
     if results.remarks:
         parts.append("## Remarks\n\n" + "\n".join(f"- {_markdown(remark)}" for remark in results.remarks))
     return "\n\n".join(parts) + "\n"
@@ -446,7 +490,141 @@ def _compared(results: Results) -> Table:
         for run in results.runs
         for each in comparisons(run)
     ]
-    return Table(COMPARED, ["upstream", "run", "task", "score", "published", "gain", "rewrite", "reproduced?"], rows)
+    head = ["upstream", "run", "task", "score", "published", "gain", "rewrite", "reproduced?"]
+    return Table("SUPERB beside the published scores", head, rows, notes=footnotes(results))
+
+
+def _hear(results: Results, runs: Sequence[Run], title: str, beside: bool) -> Table:
+    """Rows of models and columns of the leaderboard; `beside`: the published rows too."""
+    columns = [each for each in published.HEAR_COLUMNS if any(run.task in each.tasks for run in runs)]
+    rows: list[list[str]] = []
+    cited, shades = set(), {}
+    for key, of in results.rows.items():
+        done = {run.task: run for run in of if run in runs}
+        if not done:
+            continue
+        found = [_hear_score(column, done) for column in columns]
+        known = [(value, NOT_COMPARABLE in text) for value, text in found if value is not None]
+        for j, (column, (value, text)) in enumerate(zip(columns, found), 2):
+            if beside and value is not None and NOT_COMPARABLE not in text:
+                shades[len(rows), j] = column.shade(value)
+        mean = _mean_of([value for value, _ in known], any(marked for _, marked in known))
+        rows.append([key[0], label(of[0]), *(text for _, text in found), mean])
+    for model in published.HEAR_MODELS.values() if beside else ():
+        cited.add(len(rows))
+        scores = {j: column.scores.get(model.name) for j, column in enumerate(columns, 2)}
+        there = {j: score for j, score in scores.items() if score is not None}
+        shades |= {(len(rows), j): columns[j - 2].shade(score.value) for j, score in there.items()}
+        cells = [str(there.get(j, "")) for j in scores]
+        rows.append([model.name, f"published, {model.year}", *cells, _mean_of([s.value for s in there.values()])])
+    if beside:
+        cited.add(len(rows))
+        rows.append(["best of all", "published", *(str(column.best) for column in columns), ""])
+    head = ["upstream", "run", *(f"{column.name} ↑" for column in columns), "mean (tasks)"]
+    return Table(title, head, rows, frozenset(cited), _hear_notes(rows, beside), shades)
+
+
+def _hear_notes(rows: Sequence[Sequence[str]], beside: bool) -> list[str]:
+    everything = " ".join(cell for row in rows for cell in row)
+    count = len(published.HEAR_COLUMNS)
+    notes = [
+        "Primary test scores as fractions, folds averaged. Beehive is the mean of two folders; with one of them only, "
+        "that one is named, and has no part in the mean.",
+        f"Mean: plain, over the tasks shown of which a row has a number, so many of HEAR's {count}; means of other "
+        "tasks do not compare. HEAR has no official single number.",
+    ]
+    if "NaN" in everything:
+        notes.append("NaN: no score, as where no event was found.")
+    if NOT_COMPARABLE in everything:
+        notes.append(
+            f"({NOT_COMPARABLE}) Not comparable with what is published: not the whole folder, or not the recipe as it "
+            "stands; the next table says why."
+        )
+    if not beside:
+        notes.append(
+            "Not the official protocol, so that nothing published stands beside: weights of all layers are learned, or "
+            "the upstream is trained too, which lifts scores."
+        )
+        return notes
+    models = "; ".join(f"{model.name}: {model.what} ({model.entry})" for model in published.HEAR_MODELS.values())
+    return [
+        *notes,
+        f"Published: {published.HEAR_SOURCE}. {models}.",
+        "Shade: how far a score is from the mean of the published models shown, in their standard deviations, cut at "
+        "±1; the site's heat map is made so of all its entries.",
+    ]
+
+
+def _hear_score(column: published.HearColumn, done: Mapping[str, Run]) -> tuple[float | None, str]:
+    """Score of a column, if it has one and all its folders are there, and what its cell says."""
+    runs = [done[task] for task in column.tasks if task in done]
+    if not runs:
+        return None, ""
+    value = _mean([run.value() for run in runs])
+    words = [number(value, 3)]
+    whole = len(runs) == len(column.tasks)
+    if not whole:
+        words.append(f"({_folder(runs[0].task, column)} only)")
+    if runs[0].recipe in HEAR_PROTOCOL and any(map(obstacle, runs)):
+        words.append(f"({NOT_COMPARABLE})")
+    return value if whole and math.isfinite(value) else None, " ".join(words)
+
+
+def _folder(task: str, column: published.HearColumn) -> str:
+    """What tells a folder from the others of its column."""
+    return "".join(re.findall(r"fold\d+", task)) if len(column.tasks) > 1 else ""
+
+
+def _mean_of(values: Sequence[float], marked: bool = False) -> str:
+    mark = f" ({NOT_COMPARABLE})" if marked else ""
+    return f"{number(_mean(values), 3)} ({len(values)} of {len(published.HEAR_COLUMNS)}){mark}" if values else ""
+
+
+def _hear_tasks(runs: Sequence[Run]) -> Table:
+    """Each official score with its folds, and what is published."""
+    rows = []
+    for run in runs:
+        column, model = published.hear_column(run.task), published.hear_model(run.upstream)
+        if column is None:
+            continue
+        alone = len(column.tasks) == 1
+        same = column.scores.get(model.name) if model is not None and alone else None
+        reason = obstacle(run)
+        rows.append(
+            [
+                run.upstream,
+                label(run),
+                " ".join(filter(None, (column.name, _folder(run.task, column)))),
+                str(run.data["primary"]["name"]),
+                number(run.value()),
+                spread(run),
+                number(run.data.get("chance")),
+                f"{same} ({model.name})" if same and model else "",
+                f"{column.best} {column.best_model}",
+                str(column.count),
+                f"no: {reason}" if reason else "yes",
+            ]
+        )
+    head = ["upstream", "run", "task", "metric", "score", "folds", "chance", "same upstream", "best published"]
+    notes = ["Folds: mean ± standard deviation (n - 1) of the folds' test scores, which is not that of repeated runs."]
+    return Table("HEAR, task by task", [*head, "entries", "comparable?"], rows, notes=notes)
+
+
+def spread(run: Run) -> str:
+    """Mean and standard deviation of the folds that have a number."""
+    scores = run.scores
+    known = list(filter(math.isfinite, scores))
+    if len(known) < 2:
+        return ""
+    few = f"; {len(known)} of {len(scores)}" if len(known) < len(scores) else f"; {len(known)}"
+    mean = _mean(known)
+    deviation = math.sqrt(sum((score - mean) * (score - mean) for score in known) / (len(known) - 1))
+    return f"{number(mean)} ± {number(deviation)}{few}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Infinite where the sum is."""
+    return sum(values) / len(values)
 
 
 def _plain(results: Results, suite: str, but: Iterable[str]) -> Table:
@@ -458,7 +636,8 @@ def _plain(results: Results, suite: str, but: Iterable[str]) -> Table:
         cells = {run.task: number(run.value()) for run in runs}
         if cells.keys() & tasks.keys():
             rows.append([key[0], label(runs[0]), *(cells.get(task, "") for task in tasks)])
-    return Table(suite.upper(), ["upstream", "run", *tasks.values()], rows)
+    title = "HEAR, other folders" if suite == "hear" else suite.upper()
+    return Table(title, ["upstream", "run", *tasks.values()], rows)
 
 
 def _runs(results: Results) -> Table:
@@ -491,6 +670,17 @@ def left_out(run: Run) -> dict[str, tuple[int, list[str]]]:
                 count, why = found.get(split, (0, []))
                 found[split] = count + each["count"], why + each.get("examples", [])
     return found
+
+
+def tried(run: Run) -> list[Mapping[str, Any]]:
+    """Points of the grid that a procedure tried, each with `valid`, which selects; [] where it had none."""
+    return list(run.data.get("chosen", {}).get("grid", []))
+
+
+def winner(run: Run) -> int | None:
+    """Index of the point that was chosen."""
+    said: int = run.data.get("chosen", {}).get("winner", -1)
+    return said if 0 <= said < len(tried(run)) else None
 
 
 def label(run: Run) -> str:

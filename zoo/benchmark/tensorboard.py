@@ -11,7 +11,8 @@ from typing import Any
 from zoo.benchmark import report
 from zoo.errors import InputError
 
-KEYS = {"step", "layer", "fold", "learning_rate", "split"}  # of a record, beside its values
+# Of a record, beside its values.
+KEYS = {"step", "layer", "epoch", "fold", "partition", "learning_rate", "hidden_layers", "split"}
 
 
 def events(paths: Sequence[Path], folder: Path) -> list[Path]:
@@ -40,7 +41,7 @@ def stream(records: Iterable[Mapping[str, Any]], folder: Path) -> None:
 
     Each learning rate and fold is a run of its own, so that TensorBoard lays them over each other. The loss of training
     is `train/loss`, what an evaluation says of a split `valid/accuracy` and so on; the step is the record's step, or
-    its layer where there are no steps.
+    its epoch or layer where there are no steps.
 
     Raises:
         InputError: when the tensorboard package is missing, or the folder has event files already: TensorBoard would
@@ -56,7 +57,7 @@ def stream(records: Iterable[Mapping[str, Any]], folder: Path) -> None:
             if run not in writers:
                 writer: Any = make(str(folder / run))
                 writers[run] = stack.enter_context(writer)
-            step = record.get("step", record.get("layer"))
+            step = record.get("step", record.get("epoch", record.get("layer")))
             for key, value in record.items():
                 if key not in KEYS and report.is_number(value) and report.is_number(step) and math.isfinite(step):
                     writers[run].add_scalar(f"{record.get('split') or 'train'}/{key}", float(value), int(step))
@@ -81,6 +82,7 @@ def summary_writer() -> Any:
 def _run(record: Mapping[str, Any]) -> str:
     """Such as "lr=0.001,fold=2"; "all" without either."""
     names = {"lr": report.number(record.get("learning_rate"), None), "fold": record.get("fold")}
+    names |= {key: record.get(key) for key in ("partition", "hidden_layers")}
     names |= {key: value for key, value in record.items() if key not in KEYS and isinstance(value, str)}
     return _safe(",".join(f"{key}={value}" for key, value in names.items() if value not in (None, ""))) or "all"
 

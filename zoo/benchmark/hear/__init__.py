@@ -9,19 +9,19 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from zoo.benchmark._task import Layout, Recipe, Selection, Task
+from zoo.benchmark import metrics
+from zoo.benchmark._task import Recipe, Selection, Task
 from zoo.benchmark.hear import _folder, _known, _miniature, _official, _zoo
 from zoo.benchmark.hear._folder import Folder
 
 CHUNK_S = 120.0  # as in hear_api: of all clips, only those of Beehive States are longer
-LOWER = {"segment_1s_er"}  # the metrics of which less is better
 
 
 def task(folder: Folder) -> Task:
     """The task that a folder describes."""
     known = _known.FOLDERS.get(folder.name)
     metric = folder.metrics[0]
-    selection = Selection(metric=metric, higher_is_better=metric not in LOWER)
+    selection = Selection(metric=metric, higher_is_better=metric not in metrics.HEAR_LOWER)
     official = Recipe(
         selection=selection,
         procedure=_official.procedure,
@@ -40,21 +40,21 @@ def task(folder: Folder) -> Task:
         corpus=_folder.corpus,
         objective=partial(_zoo.Events if folder.event else _zoo.Scenes, folder=folder),
         recipes={"official": official, "miniature": official, "zoo": _zoo.recipe(folder, selection)},
-        layout=Layout(folder=folder.name, files={}, items={}, source="", licence="") if known is None else known.layout,
+        layout=_known.layout(folder) if known is None else known.layout,
         miniature=partial(_miniature.write, folder=folder),
         folds=folder.folds,
-        read=_read,
+        read=partial(_read, name=folder.name),
+        remarks=partial(_folder.lacking, folder),
     )
 
 
-def _read(root: Path) -> Task:
-    return task(_folder.read(root))
+def _read(root: Path, name: str) -> Task:
+    return task(_folder.read(root, name))
 
 
 def found(data: Path) -> list[Task]:
-    """Tasks whose folders lie in `data`, or below `tasks` in it."""
-    folders = sorted(path.parent for pattern in ("*", "tasks/*") for path in data.glob(f"{pattern}/{_folder.METADATA}"))
-    return [task(_known.unread(folder.name)) for folder in folders]
+    """Tasks whose folders lie in `data`, or below `tasks` in it, or are `data`."""
+    return [task(_known.unread(name)) for name in _folder.within(data)]
 
 
 TASKS = [task(known.folder) for known in _known.FOLDERS.values()]

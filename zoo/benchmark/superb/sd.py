@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from zoo.benchmark import heads, losses, metrics, synthesis
 from zoo.benchmark._task import Corpus, Item, Layout, Recipe, Selection, Task
 from zoo.benchmark.corpora import kaldi_recordings
-from zoo.benchmark.objectives import Objective
+from zoo.benchmark.objectives import Objective, duration_s
 from zoo.errors import InputError, cut
 
 RATE = 16_000
@@ -91,7 +91,7 @@ class Diarization(Objective):
         """Chunks of recordings; samples that fill no frame are left out."""
         chunks = {}
         for name, item in items.items():
-            total = int(_duration(item) * RATE / self.hop)
+            total = int(duration_s(item) * RATE / self.hop)
             for start in range(0, total, CHUNK_FRAMES):
                 stop = min(start + CHUNK_FRAMES, total)
                 chunks[f"{name}#{start * self.hop}-{stop * self.hop}"] = {
@@ -188,20 +188,6 @@ class Diarization(Objective):
 
 def _speakers(item: Item) -> list[str]:
     return sorted({speaker for speaker, _, _ in item.get("segments", ())})
-
-
-def _duration(item: Item) -> float:
-    """Seconds of a recording."""
-    if "duration_s" in item:
-        return float(item["duration_s"])
-    if "waveform" in item:
-        return len(item["waveform"]) / float(item.get("sample_rate", RATE))
-    import soundfile
-
-    try:
-        return float(soundfile.info(item["wav_path"]).duration)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"the length of {item['wav_path']} cannot be read: {cut(str(error))}") from None
 
 
 def _fitted(y: Tensor, length: int, frames: int) -> Tensor:
