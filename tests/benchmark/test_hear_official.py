@@ -158,9 +158,9 @@ def test_goes_on_after_the_trainings_that_are_finished(
     assert len(list((tmp_path / "cut").rglob("checkpoint-*"))) == 4
     lines: list[str] = []
     again = run("hear/pitches", data, tmp_path / "cut", lines=lines, **options)
-    assert again.metrics == whole.metrics
+    assert repr(again.metrics) == repr(whole.metrics)  # which have NaN
     assert again.curve == whole.curve
-    assert repr(again.details["chosen"]) == repr(whole.details["chosen"])  # which has NaN
+    assert repr(again.details["chosen"]) == repr(whole.details["chosen"])
     assert sum("after epoch" in line for line in lines) == 8 - 4 + 3
     assert not list((tmp_path / "cut").rglob("checkpoint-*"))
 

@@ -70,6 +70,16 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         parameter.grad = part.view_as(parameter)
 
 
+def average_buffers(module: nn.Module) -> None:
+    """Give every process the mean of what each has seen, such as the statistics of batch norm."""
+    if not _several():
+        return
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            distributed.all_reduce(buffer)
+            buffer /= distributed.get_world_size()
+
+
 def gather(found: dict[str, Any]) -> dict[str, Any]:
     """What all processes found."""
     if not _several():

@@ -750,7 +750,9 @@ def _checked(found: Any, name: str) -> Corpus:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    """Of those that are numbers, if any is: a fold may lack a class."""
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _hours(seconds: float) -> str:

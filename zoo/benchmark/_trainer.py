@@ -345,6 +345,7 @@ class Fit:
     def _update(self, point: Point, loss: float) -> None:
         parameters = [p for p in point.probe.parameters() if p.requires_grad]
         _distributed.sum_gradients(parameters)
+        _distributed.average_buffers(point.probe.head)
         norm = nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
         point.step += 1
         if math.isfinite(float(norm)):

@@ -14,8 +14,6 @@ from zoo.benchmark._task import Recipe, Selection, Task
 from zoo.benchmark.hear import _folder, _known, _miniature, _official, _zoo
 from zoo.benchmark.hear._folder import Folder
 
-CHUNK_S = 120.0  # as in hear_api: of all clips, only those of Beehive States are longer
-
 
 def task(folder: Folder) -> Task:
     """The task that a folder describes."""
@@ -30,7 +28,7 @@ def task(folder: Folder) -> Task:
         splits=folder.splits,
         frames="all",
         layers=(-1,),
-        chunk_s=CHUNK_S,
+        chunk_s=_zoo.LONGEST_S,
     )
     return Task(
         name=f"hear/{folder.name}",

@@ -5,8 +5,9 @@ the others, and each is tested on its own. Source: heareval 2021.1.3 `prediction
 pytorch-lightning 1.6.5 does beneath it; `tests/golden/make_hear_predictions.py` records what they give.
 
 One at a time, all random numbers are the kit's: one stream of torch's for the whole stage, drawn from in its order, so
-that a training depends on those before it; dropout is that of torch 1.12 whatever the version here. Many at a time, predictors of one shape are one batched model, and each has
-a stream of its own: what is trained beside it does not matter.
+that a training depends on those before it; dropout is that of torch 1.12 whatever the version here. Many at a time,
+predictors of one shape are one batched model, and each has a stream of its own: what is trained beside it does not
+matter.
 
 Shapes: N rows, D width, V labels, G predictors side by side, B rows of a batch, C hidden units, T frames of a file.
 """
@@ -18,8 +19,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise, product
 from typing import Any
 from typing import Protocol as Interface
@@ -214,7 +214,8 @@ class Stage:
     def mean(self, name: str) -> float:
         """A score, averaged over partitions; as in the kit, one that is not a number does not count if others are."""
         values = self._numbers(name)
-        return float(np.mean(values)) if values else math.nan
+        with np.errstate(invalid="ignore"):  # of infinities of both signs
+            return float(np.mean(values)) if values else math.nan
 
     def deviation(self, name: str) -> float:
         """Its standard deviation over those partitions (n - 1); NaN for one, and where a score is infinite."""
@@ -402,9 +403,9 @@ def own_seed(seed: int, point: Point, partition: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{point}/{partition}".encode()).digest()[:4], "little")
 
 
-# The multiplicative generator MCG31m1 of Intel's Vector Statistics library, x -> MULTIPLIER x modulo MODULUS, from which
-# torch 1.12, where the kit's scores were made, draws dropout on the CPU (later versions do otherwise). A number is kept
-# where x / 2**31, rounded to a float32, is less than 0.9: then x is less than BOUND.
+# MCG31m1 of Intel's Vector Statistics library, x -> MULTIPLIER x modulo MODULUS, from which torch 1.12, where the kit's
+# scores were made, draws dropout on the CPU (later versions do otherwise). A number is kept where x / 2**31, rounded to
+# a float32, is less than 0.9: then x is less than BOUND.
 MULTIPLIER, MODULUS, BOUND = 1_132_489_760, 2**31 - 1, 1_932_735_168
 BLOCK = 1 << 13  # as much as a cache holds
 

@@ -31,6 +31,7 @@ from zoo.benchmark.objectives import Objective, duration_s, pooled
 from zoo.errors import InputError
 
 CHUNK_S = 4.0  # of a recording, in training and in tests
+LONGEST_S = 120.0  # that is run at once, as in hear_api; only clips of Beehive States are longer
 
 
 def recipe(folder: Folder, selection: Selection) -> Recipe:
@@ -47,6 +48,7 @@ def recipe(folder: Folder, selection: Selection) -> Recipe:
         save_every=500,
         evaluation_batch_size=5 if folder.event else 32,
         frames="all",
+        chunk_s=LONGEST_S,
         objective_options={"chunk_s": CHUNK_S} if folder.event else {},
     )
 
@@ -82,7 +84,7 @@ class Scenes(Objective):
 
     def predict(self, y: Tensor, y_len: Tensor, items: Sequence[Item]) -> list[Any]:
         """Probabilities of each clip."""
-        y = pooled(y, y_len).float()
+        y = _finite(pooled(y, y_len))
         return list((y.sigmoid() if self.folder.multilabel else y.softmax(1)).cpu())
 
     def metrics(self, split: str, predictions: Mapping[str, Any], items: Mapping[str, Item]) -> dict[str, float]:
@@ -139,12 +141,13 @@ class Events(Objective):
     def items(self, split: str, items: Mapping[str, Item]) -> dict[str, Item]:
         """Parts of recordings; what is left at an end and too short for a frame is left out.
 
-        A recording whose length cannot be read stays whole, so that it is counted as one that cannot be used.
+        Of a part as much more is heard as its last frame needs, so that no frame lacks where parts meet. A recording
+        whose length cannot be read stays whole, so that it is counted as one that cannot be used.
         """
         if self.chunk_s is None:
             return dict(items)
         rate = self.upstream.sample_rate
-        size, least = round(self.chunk_s * rate), max(self.upstream.min_samples, self.hop)
+        size, least = round(self.chunk_s * rate / self.hop) * self.hop, max(self.upstream.min_samples, self.hop)
         parts: dict[str, Item] = {}
         for name, item in items.items():
             try:
@@ -155,13 +158,17 @@ class Events(Objective):
             for start in range(0, max(total, 1), size):
                 stop = min(start + size, total)
                 if not start or stop - start >= least:
-                    span = {"start_s": start / rate, "end_s": stop / rate}
+                    heard = min(stop + self.upstream.min_samples, total)
+                    span = {"start_s": start / rate, "end_s": heard / rate, "part_s": (stop - start) / rate}
                     parts[f"{name}#{start}-{stop}"] = {**item, "recording": name, **span}
         return parts
 
     def target(self, item: Item) -> Tensor:
-        """(T, V), 0 or 1, of as many frames as may count."""
-        return active(item["events"], self._times_ms(item, self._frames(item)), self.folder.labels)
+        """(T, V), of as many frames as may count."""
+        times = self._times_ms(item, self._frames(item))
+        first, last = times[[0, -1]].tolist()
+        near = [event for event in item["events"] if event["end"] >= first - 1 and event["start"] <= last]
+        return active(near, times, self.folder.labels).bool()
 
     def check(self, split: str, item: Item) -> None:
         """Whatever a recording holds can be used."""
@@ -170,14 +177,14 @@ class Events(Objective):
         """Of the logits (B, T, V), over valid frames the sum and over labels the mean."""
         lengths = [min(length, len(target)) for length, target in zip(y_len.tolist(), targets)]
         rows = torch.cat([row[:length] for row, length in zip(y.float(), lengths)])
-        wanted = torch.cat([target[:length] for target, length in zip(targets, lengths)]).to(y.device)
+        wanted = torch.cat([target[:length] for target, length in zip(targets, lengths)]).to(rows)
         total = F.binary_cross_entropy_with_logits(rows, wanted, reduction="none").mean(1).sum()
         return total, torch.tensor(float(len(rows)), device=y.device)
 
     def predict(self, y: Tensor, y_len: Tensor, items: Sequence[Item]) -> list[Any]:
         """Probabilities of the valid frames."""
         lengths = [min(length, self._frames(item)) for length, item in zip(y_len.tolist(), items)]
-        return [row[:length].sigmoid().cpu() for row, length in zip(y.float(), lengths)]
+        return [_finite(row[:length]).sigmoid().cpu() for row, length in zip(y, lengths)]
 
     def metrics(self, split: str, predictions: Mapping[str, Any], items: Mapping[str, Item]) -> dict[str, float]:
         """Those of the folder; an F-measure of nothing found is 0, where the kit has no number.
@@ -214,10 +221,15 @@ class Events(Objective):
 
         An upstream may give more: of the padding, where it is not exact, or one in which the next part begins.
         """
-        seconds = float(item["end_s"]) - float(item["start_s"]) if "end_s" in item else duration_s(item)
+        seconds = float(item["part_s"]) if "part_s" in item else duration_s(item)
         times_ms = self.upstream.times_ms(math.ceil(seconds * self.upstream.sample_rate / self.hop))
         return max(1, int((times_ms < 1000.0 * seconds).sum()))
 
     def _times_ms(self, item: Item, frames: int) -> Tensor:
         """Middles of frames (T,) from the beginning of the recording on."""
         return self.upstream.times_ms(frames) + 1000.0 * float(item.get("start_s", 0.0))
+
+
+def _finite(y: Tensor) -> Tensor:
+    """Logits in fp32 that are large where they were infinite; NaN stays."""
+    return y.float().clamp(-1e30, 1e30)
