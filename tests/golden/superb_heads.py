@@ -1,4 +1,4 @@
-"""What the heads of SUPERB, and HEAR's, are trained on when they are compared with s3prl's: cases, batches, weights and the loop.
+"""What SUPERB's heads, and HEAR's, are trained on when they are compared with s3prl's: cases, batches, weights, loop.
 
 Used by the maker in s3prl's environment and by the test in ours; nothing here is of either. The features are noise in
 which patterns of the labels are hidden, so that 100 steps learn something; every layer has its own share of them, so

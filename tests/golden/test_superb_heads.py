@@ -1,4 +1,4 @@
-"""SUPERB's and HEAR's heads and losses give what s3prl's give: outputs, gradients, 100 steps of training; bugs are caught."""
+"""SUPERB's and HEAR's heads and losses give what s3prl's give: outputs, gradients, 100 steps; bugs are caught."""
 
 from __future__ import annotations
 
