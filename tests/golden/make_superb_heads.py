@@ -1,4 +1,4 @@
-"""Makes the golden data of SUPERB's heads and losses with s3prl's own classes.
+"""Makes the golden data of SUPERB's and HEAR's heads and losses with s3prl's own classes.
 
 Needs s3prl, torchaudio and transformers, which s3prl imports (README.md beside this file says how); runs outside the
 project's environment:
@@ -54,6 +54,7 @@ for absent, names in {
     "catalyst": (),
     "catalyst.data": (),
     "catalyst.data.sampler": ("DistributedSamplerWrapper",),
+    "s3prl.task._hear_score": ("available_scores", "validate_score_return_type"),
 }.items():
     sys.modules[absent] = module = types.ModuleType(absent)
     module.__dict__.update(dict.fromkeys(names))
@@ -74,11 +75,13 @@ from s3prl.downstream.speech_commands.expert import DownstreamExpert as Ks  # no
 from s3prl.downstream.sv_voxceleb1 import expert as verification  # noqa: E402
 from s3prl.downstream.voxceleb1.expert import DownstreamExpert as Sid  # noqa: E402
 from s3prl.nn import specaug as specaug_v04  # noqa: E402
+from s3prl.nn.hear import HearFullyConnectedPrediction  # noqa: E402
 from s3prl.nn.linear import FrameLevelLinear, MeanPoolingLinear  # noqa: E402
 from s3prl.nn.rnn import RNNEncoder, SuperbDiarizationModel  # noqa: E402
 from s3prl.nn.speaker_model import SuperbXvector  # noqa: E402
 from s3prl.nn.upstream import Featurizer as FeaturizerV04  # noqa: E402
 from s3prl.task.diarization import DiarizationPIT  # noqa: E402
+from s3prl.task.scene_prediction import ScenePredictionTask  # noqa: E402
 from s3prl.task.speaker_verification_task import SpeakerVerification  # noqa: E402
 from s3prl.task.speech2text_ctc_task import Speech2TextCTCTask  # noqa: E402
 from s3prl.task.utterance_classification_task import UtteranceClassificationTask  # noqa: E402
@@ -181,6 +184,9 @@ class Task:
         categories = CategoryEncoder([str(n) for n in range(outputs)])
         if name.endswith("/sid"):
             self.head = UtteranceClassificationTask(MeanPoolingLinear(WIDTH, outputs, HIDDEN), categories)
+        elif name.endswith("/hear"):
+            model = HearFullyConnectedPrediction(WIDTH, outputs, HIDDEN, dropout=0.0, pooling_type="MeanPooling")
+            self.head = ScenePredictionTask(model, categories, "multiclass", [])
         elif name.endswith("/sd"):
             self.head = DiarizationPIT(SuperbDiarizationModel(WIDTH, outputs, rnn_layers=1, hidden_size=HIDDEN))
         elif name.endswith("/asv"):
@@ -205,7 +211,10 @@ class Task:
         if self.case.kind == "text":
             targets = nn.utils.rnn.pad_sequence([torch.tensor(t) for t in given.targets], batch_first=True)
             return self.head("train", x, x_len, names, targets, names)[0]
-        return self.head("train", x, x_len, given.labels, names, names)[0]
+        labels = given.labels
+        if isinstance(self.head, ScenePredictionTask):
+            labels = nn.functional.one_hot(labels, self.case.outputs)
+        return self.head("train", x, x_len, labels, names, names)[0]
 
     @torch.no_grad()
     def output(self, given: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""SUPERB's heads and losses give what s3prl's give: outputs, gradients, 100 steps of training; bugs are caught."""
+"""SUPERB's and HEAR's heads and losses give what s3prl's give: outputs, gradients, 100 steps; bugs are caught."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ NAMES = {
             r"layers\.(\d)\.": r"model.rnns.\1.layer.",
             r"output\.": "model.linear.",
         },
+        "hear": {r"rows\.8\.": "model.projection.", r"rows\.(\d)\.": r"model.hidden.\1."},
         "": {r"hidden\.": "model.hidden_layers.0.", r"output\.": "model.final_proj."},
     },
 }
@@ -100,6 +101,8 @@ class Twin:
             self.loss = losses.AMSoftmax(HIDDEN, outputs)
         elif self.case.kind == "turns":
             self.head = heads.Diarizer(WIDTH, outputs, hidden_size=HIDDEN)
+        elif name.endswith("/hear"):
+            self.head = heads.UtteranceMLP(WIDTH, outputs, hidden_size=HIDDEN, dropout=0.0)
         elif name.endswith("/pr"):
             self.head = heads.FrameLinear(WIDTH, outputs, hidden_size=HIDDEN)
         elif self.case.kind == "text":
@@ -156,8 +159,9 @@ def compare_once(name: str, twin: Twin | None = None) -> Comparison:
         result.failures.append("gradient: not of the same parameters")
     norms = {key: float(value) for key, value in WANT.items() if key.startswith(prefix) and key.endswith("/norm")}
     for key, value in found.items():
-        # That of the layer weights is what large terms leave of each other.
-        unit = max(norms.values()) if key.startswith("layers/") else norms[f"{prefix}{key.rpartition('/')[0]}/norm"]
+        # That of the layer weights, or of a bias before batch norm, is what large terms leave of each other.
+        unit, most = norms[f"{prefix}{key.rpartition('/')[0]}/norm"], max(norms.values())
+        unit = most if key.startswith("layers/") or unit < 1e-6 * most else unit
         result.check(f"gradient/{key}", value, WANT[prefix + key], "gradient", unit)
     return result
 
@@ -244,6 +248,13 @@ def _mean_over_everything(patch: Patch) -> None:
     patch.setattr(losses, "pit_bce", lambda y, labels, n: right(y, labels, torch.full_like(n, y.shape[1])))
 
 
+def _old_statistics(patch: Patch) -> None:
+    def forward(self: heads._RowNorm, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+
+    patch.setattr(heads._RowNorm, "forward", forward)
+
+
 PLANTED: dict[str, tuple[str, Callable[[Patch], None]]] = {
     "padding is averaged": ("v0.3/sid", lambda patch: patch.setattr(heads, "_without_padding", lambda x, n: x)),
     "padding is averaged, intents": ("v0.3/ic", lambda patch: patch.setattr(heads, "_without_padding", lambda x, n: x)),
@@ -266,6 +277,8 @@ PLANTED: dict[str, tuple[str, Callable[[Patch], None]]] = {
     "contexts backwards": ("v0.3/asv", lambda patch: patch.setattr(heads._TimeDelay, "forward", _reversed_contexts)),
     "deviation with N": ("v0.3/asv", _biased_deviation),
     "trials score the training embedding": ("v0.3/asv", _unfinished_embedding),
+    "padding is averaged, HEAR": ("v0.4/hear", lambda patch: patch.setattr(heads, "_without_padding", lambda x, n: x)),
+    "batches are not normalised": ("v0.4/hear", _old_statistics),
 }
 
 
