@@ -1,10 +1,11 @@
-"""Heads and losses of SUPERB keep what their descriptions promise; `tests/golden` compares them with s3prl's."""
+"""Heads and losses of SUPERB, and HEAR's head, keep what is promised; `tests/golden` compares SUPERB's with s3prl's."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,16 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional as F
 
 from tests.golden.compare import TOLERANCES
-from zoo.benchmark.heads import BLSTM, Diarizer, FrameLinear, UtteranceLinear, XVector, spec_augment
+from zoo.benchmark.heads import (
+    BLSTM,
+    Diarizer,
+    FrameLinear,
+    FrameMLP,
+    UtteranceLinear,
+    UtteranceMLP,
+    XVector,
+    spec_augment,
+)
 from zoo.benchmark.losses import AMSoftmax, cross_entropy, ctc, pit_bce
 from zoo.errors import InputError
 
@@ -39,6 +49,8 @@ HEADS: dict[str, Callable[[], nn.Module]] = {
     "BLSTM": lambda: BLSTM(WIDTH, OUTPUTS, projection_size=6, hidden_size=7),
     "Diarizer": lambda: Diarizer(WIDTH, OUTPUTS, hidden_size=6),
     "XVector": lambda: XVector(WIDTH, OUTPUTS, hidden_size=6, pooled_size=9, pooling_extra_frame=False),
+    "FrameMLP": lambda: FrameMLP(WIDTH, OUTPUTS, hidden_size=6),
+    "UtteranceMLP": lambda: UtteranceMLP(WIDTH, OUTPUTS, hidden_size=6),
     "own": lambda: TwoLayers(WIDTH, OUTPUTS),
 }
 
@@ -75,7 +87,7 @@ def test_parameters_are_as_many_as_superbs(count: int, build: Callable[[], nn.Mo
 def test_the_interface(name: str) -> None:
     head, (x, x_len) = HEADS[name](), features()
     y, y_len = head(x, x_len)
-    if name in ("UtteranceLinear", "XVector"):
+    if name in ("UtteranceLinear", "UtteranceMLP", "XVector"):
         assert y.shape == (3, OUTPUTS) and y_len.tolist() == [1, 1, 1]
     else:
         assert y.shape == (3, max(LENGTHS), OUTPUTS) and y_len.tolist() == list(LENGTHS)
@@ -106,14 +118,69 @@ def test_what_can_be_pooled_and_batched() -> None:
         "BLSTM": [False, False],
         "Diarizer": [False, False],
         "XVector": [False, False],
+        "FrameMLP": [False, False],
+        "UtteranceMLP": [True, False],
         "own": [False, False],
     }
 
 
-def test_pooled_frames_stand_for_frames() -> None:
-    head, (x, x_len) = UtteranceLinear(WIDTH, OUTPUTS), features()
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("build", [UtteranceLinear, partial(UtteranceMLP, dropout=0.0)])
+def test_pooled_frames_stand_for_frames(build: Callable[..., nn.Module], training: bool) -> None:
+    head, (x, x_len) = build(WIDTH, OUTPUTS, hidden_size=6).train(training), features()
     pooled = torch.stack([row[:n].mean(0) for row, n in zip(x, LENGTHS)])[:, None]
     assert close(head(pooled, torch.ones(3, dtype=torch.long))[0], head(x, x_len)[0])
+
+
+def test_the_mlp_sees_each_valid_frame_by_itself() -> None:
+    """Its layers by hand; in training, the mean and variance are those of the valid frames of the whole batch."""
+    head, (x, x_len) = FrameMLP(WIDTH, OUTPUTS, hidden_size=6, layers=2, dropout=0.0), features()
+    for row, n in zip(x, LENGTHS):
+        row[n:] = 1e6
+    for training in (True, False):
+        head.train(training)
+        rows = torch.cat([row[:n] for row, n in zip(x, LENGTHS)])
+        with torch.no_grad():
+            for linear, norm in ((head.rows[0], head.rows[1]), (head.rows[4], head.rows[5])):
+                rows = linear(rows)
+                mean, var = (
+                    (rows.mean(0), rows.var(0, correction=0)) if training else (norm.running_mean, norm.running_var)
+                )
+                rows = ((rows - mean) / (var + 1e-5).sqrt() * norm.weight + norm.bias).clamp(min=0)
+            rows = head.rows[8](rows)
+            y, y_len = head(x, x_len)
+        assert torch.equal(y_len, x_len)
+        assert close(torch.cat([row[:n] for row, n in zip(y, LENGTHS)]), rows)
+        assert not any(row[n:].any() for row, n in zip(y, LENGTHS))
+
+
+@pytest.mark.parametrize("build", [FrameMLP, UtteranceMLP])
+def test_the_mlp_is_trained_on_a_single_row(build: type[FrameMLP]) -> None:
+    head, x = build(WIDTH, OUTPUTS, hidden_size=6, dropout=0.0), torch.randn(1, 1, WIDTH)
+    before = {name: value.clone() for name, value in head.named_buffers()}
+    y, _ = head(x, torch.tensor([1]))
+    assert close(y, head.eval()(x, torch.tensor([1]))[0])
+    y.sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in head.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in head.named_buffers())
+
+
+def test_the_mlps_weights_are_xaviers() -> None:
+    """Uniform: within sqrt(6 / (in + out)) times the gain, 1 in front and sqrt(2) behind a ReLU."""
+    widths = [(100, 400), (400, 400), (400, 50)]
+    linear = [one for one in FrameMLP(100, 50, hidden_size=400).rows if isinstance(one, nn.Linear)]
+    assert [(one.in_features, one.out_features) for one in linear] == widths
+    for one, gain in zip(linear, (1.0, math.sqrt(2), math.sqrt(2))):
+        bound = gain * math.sqrt(6 / (one.in_features + one.out_features))
+        weight = one.weight.detach()
+        assert bound * 0.99 < float(weight.abs().max()) <= bound
+        assert float(weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+
+
+def test_dropout_of_the_mlp() -> None:
+    head, (x, x_len) = FrameMLP(WIDTH, OUTPUTS, hidden_size=6), features()
+    assert not torch.equal(head(x, x_len)[0], head(x, x_len)[0])
+    assert [one.p for one in head.rows if isinstance(one, nn.Dropout)] == [0.1, 0.1]
 
 
 def test_an_utterance_of_one_frame_is_its_own_mean() -> None:

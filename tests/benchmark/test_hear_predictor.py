@@ -105,7 +105,7 @@ def agrees(name: str) -> None:
         {key: each[key] for key in Point(0, 0, "").as_dict()} for each in theirs["trainings"]
     ]
     assert ours.winner == theirs["winner"]
-    # On the machine that recorded, all differ by less than 5e-4. Another one's rounding may move the best epoch.
+    # On the machine that recorded, all differ by less than 2e-3. Another one's rounding may move the best epoch.
     assert [each.valid for each in trained] == pytest.approx([x["valid"] for x in theirs["trainings"]], abs=TOLERANCE)
     chosen = [list(x["postprocessing"].values()) for x in theirs["trainings"]]
     assert [list(each.postprocessing or ()) for each in trained] == chosen

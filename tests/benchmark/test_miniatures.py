@@ -6,17 +6,15 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import zoo
+from tests.benchmark.on_disk import made_backwards
 from zoo.benchmark import synthesis, tasks
 from zoo.benchmark.__main__ import main
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 TASKS = [name for name in tasks() if name.startswith("superb/")]
 LONG = ("superb/asv", "superb/sd")
 
@@ -91,11 +89,7 @@ def test_every_recording_is_readable(miniatures: Path) -> None:
 
 @pytest.mark.slow
 def test_same_bytes_in_any_order(miniatures: Path, tmp_path: Path) -> None:
-    """In another process with other hashes of strings, task by task from the last to the first."""
-    code = "import sys; from zoo.benchmark.__main__ import main\n"
-    code += "for task in sys.argv[2:]: assert main(['miniature', task, '-o', sys.argv[1]]) == 0"
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path), *reversed(TASKS)], env=environment, check=True)
+    made_backwards(TASKS, tmp_path)
     assert digests(tmp_path) == digests(miniatures)
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,7 @@ class Kept:
 
     def __init__(self, folder: Path, budget_bytes: int) -> None:
         self.folder, self.left = folder, budget_bytes - sum(path.stat().st_size for path in folder.glob("*.npy"))
+        self.lock = Lock()  # several threads read, even the same
 
     def read(self, path: str, rate: int, start_s: float, end_s: float | None) -> Tensor:
         """What `zoo.load_audio` gives."""
@@ -194,9 +196,10 @@ class Kept:
         waveform = zoo.load_audio(path, rate, start_s=start_s, end_s=end_s)
         data = io.BytesIO()
         np.save(data, waveform.numpy())
-        if data.tell() <= self.left:
-            self.left -= data.tell()
-            _files.write(place, data.getvalue())
+        with self.lock:
+            if data.tell() <= self.left and not place.is_file():
+                self.left -= data.tell()
+                _files.write(place, data.getvalue())
         return waveform
 
 

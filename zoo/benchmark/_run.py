@@ -394,6 +394,11 @@ class Run:
                 tried.append({"learning_rate": rate, "steps": first, "value": mean, "diverged": diverged})
                 if recipe.selection.better(mean, best):
                     best, winner = mean, rate
+            if best is None and all(part.point(rate).best_state for part in parts for rate in rates):
+                raise InputError(
+                    f"{self.task.name}: {recipe.selection.metric} has no value on the split {recipe.selection.split!r}"
+                    ", so no learning rate can be chosen; give one with lr"
+                )
             if best is None:
                 raise InputError(
                     f"{self.task.name}: every learning rate diverged: {', '.join(f'{r:g}' for r in rates)}"
@@ -403,7 +408,8 @@ class Run:
             part.go(recipe.steps, winner)
         found = [part.test(winner) for part in parts]
         if not tried:
-            mean = _mean([value for part in parts if (value := part.score(winner, recipe.steps)) is not None])
+            known = [value for part in parts if (value := part.score(winner, recipe.steps)) is not None]
+            mean = _mean(known) if known else math.nan
             tried = [{"learning_rate": winner, "steps": recipe.steps, "value": mean, "diverged": False}]
         curves = [record for one in found for record in one.pop("curve")]
         folds = dict(zip(map(str, self.corpora), found))

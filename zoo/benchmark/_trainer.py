@@ -74,7 +74,7 @@ class Point:
         optimizer: of its parameters.
         scheduler: of the learning rate.
         step: updates so far.
-        best: value of the selection metric at the best evaluation; None before the first.
+        best: value of the selection metric at the best evaluation; None before the first that has one.
         best_step: its step.
         best_state: parameters then.
         bad: updates in a row whose gradient was not finite.
@@ -272,8 +272,9 @@ class Fit:
         values = self.objective.metrics(chosen.split, found, items)
         point.curve.append({"step": point.step, "split": chosen.split, **values})
         value = values[chosen.metric]
-        if chosen.better(value, point.best):
-            point.best, point.best_step = value, point.step
+        # A metric can have no value, such as an area under a curve without a class: the last one counts until it has.
+        if point.best is None or chosen.better(value, point.best):
+            point.best, point.best_step = None if value != value else value, point.step
             point.best_state = {name: one.detach().clone() for name, one in point.probe.state_dict().items()}
 
     def _expected(self, split: str, batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Speech-like sound for miniature corpora: sums of harmonics under three formants, and noise through short filters.
+"""Sound for miniature corpora: sums of harmonics, for speech under three formants, and noise through short filters.
 
 Everything that reaches a sample is integer arithmetic, or single additions, products and quotients, so that it is the
 same on every platform. Formants: Peterson and Barney, 1952, for vowels; the rest is chosen by hand.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,14 +151,12 @@ def synthesise(
         gains = (gain[:-1, None] * (HOP - ramp) + gain[1:, None] * ramp).reshape(-1)
         wave += gains * SINE[(harmonic * phase >> 20) & 4095]
 
-    white = (draw.random_raw(samples + 32) >> np.uint64(48)).astype(np.int64) - 2**15
+    white = _white(draw, samples)
     gain = np.rint(smooth[:, 5] * 10).astype(np.int64)
     gains = (gain[:-1, None] * (HOP - ramp) + gain[1:, None] * ramp).reshape(-1)
     where = np.repeat(track[1:-2, 6], HOP)
-    window = 17 - np.abs(np.arange(-16, 17))
     for centre in np.unique(where[gains > 0]).tolist():
-        taps = window * SINE[(np.arange(-16, 17) * (centre * 4096 // RATE) + 1024) & 4095] >> 8
-        wave += np.where(where == centre, gains * (np.convolve(white, taps, "valid") >> 13), 0)
+        wave += np.where(where == centre, gains * _band(white, centre), 0)
 
     wave = wave * (6_000 * loudness // 100) // max(1, int(np.abs(wave).max()))
     length = samples if total is None else total
@@ -166,6 +164,100 @@ def synthesise(
     out = (draw.random_raw(length) >> np.uint64(32)).astype(np.int64) % 3 - 1
     out[before : before + samples] += wave
     return (out.clip(-(2**15), 2**15 - 1) / 2**15).astype(np.float32)
+
+
+def _white(draw: np.random.Philox, samples: int) -> NDArray[np.int64]:
+    """Noise of 16 bits, with what `_band` needs at both ends."""
+    return (draw.random_raw(samples + 32) >> np.uint64(48)).astype(np.int64) - 2**15
+
+
+def _band(white: NDArray[np.int64], centre: int) -> NDArray[np.int64]:
+    """What a filter of 33 taps passes of noise around a frequency in Hz."""
+    taps = (17 - np.abs(np.arange(-16, 17))) * SINE[(np.arange(-16, 17) * (centre * 4096 // RATE) + 1024) & 4095] >> 8
+    return np.convolve(white, taps, "valid") >> 13
+
+
+_OCTAVE = (8372.018, 8869.844, 9397.273, 9956.063, 10548.082, 11175.303)  # notes 120 to 131
+_OCTAVE_ABOVE_F = (11839.822, 12543.854, 13289.75, 14080.0, 14917.240, 15804.266)
+
+
+def hertz(note: int) -> float:
+    """Frequency of a MIDI note, 69 being A at 440 Hz."""
+    return (_OCTAVE + _OCTAVE_ABOVE_F)[note % 12] / float(2 ** (10 - note // 12))
+
+
+def sound(
+    seconds: float,
+    pitches: Sequence[float] = (),
+    *,
+    timbre: Sequence[int] = (100,),
+    glide: int = 100,
+    noise: int = 0,
+    centre: int = 1000,
+    fade_ms: int = 0,
+    beats: int = 0,
+    level: int = 8_000,
+    seed: int = 0,
+) -> NDArray[np.float32]:
+    """Anything but speech: tones, noise, and both struck.
+
+    Args:
+        seconds: length.
+        pitches: in Hz, all at once.
+        timbre: percent of each harmonic.
+        glide: percent of the pitch that is reached at the end.
+        noise: percent, beside the tones.
+        centre: of the noise, in Hz.
+        fade_ms: after so long a quarter is left, and a ninth after twice that; 0: it does not fade.
+        beats: how often it is struck in a second, from the beginning on; 0: once.
+        level: of the loudest sample, of 32768.
+        seed: of phases and noise.
+
+    Returns:
+        (S,) at 16 kHz, multiples of 2**-15.
+    """
+    samples = round(seconds * RATE)
+    draw = np.random.Philox(key=[seed, 1])
+    time = np.arange(samples)
+    wave = np.zeros(samples, dtype=np.int64)
+    for pitch in pitches:
+        turns = round(pitch * (2**32 / RATE))
+        phase = np.cumsum(turns + turns * (glide - 100) // 100 * time // samples) + (int(draw.random_raw()) & 2**32 - 1)
+        for harmonic, percent in enumerate(timbre, 1):
+            if pitch * harmonic * max(100, glide) < 50 * RATE:
+                wave += percent * SINE[(harmonic * phase >> 20) & 4095]
+    if noise:
+        wave += noise * _band(_white(draw, samples), centre)
+    since = time % (RATE // beats) if beats else time
+    strength = np.minimum(since, 64) / 64
+    if fade_ms:
+        left = 1 / (1 + since / (fade_ms * RATE // 1000))
+        strength = strength * left * left
+    wave = np.rint(wave * strength).astype(np.int64)
+    wave = wave * level // max(1, int(np.abs(wave).max()))
+    return (wave / 2**15).astype(np.float32)
+
+
+def mixed(seconds: float, parts: Iterable[tuple[float, NDArray[np.float32]]]) -> NDArray[np.float32]:
+    """Sounds one over the other, each from its second on; what is longer than the whole is cut.
+
+    Returns:
+        (S,) at 16 kHz, multiples of 2**-15 between -1 and 1.
+    """
+    wave = np.zeros(round(seconds * RATE), dtype=np.float32)
+    for start_s, part in parts:
+        start = round(start_s * RATE)
+        part = part[: len(wave) - start]
+        wave[start : start + len(part)] += part
+    return wave.clip(-1, 1 - 2**-15)
+
+
+def tripled(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(S,) at 16 kHz as (3 S,) at 48 kHz, on straight lines between samples."""
+    wave = np.rint(samples * 2**15).astype(np.int64)
+    after = np.append(wave[1:], wave[-1:])
+    between = [(wave * (3 - k) + after * k) // 3 for k in range(3)]
+    return (np.stack(between, 1).reshape(-1) / 2**15).astype(np.float32)
 
 
 def recorded(name: str, start_s: float = 0.0, seconds: float = 1.5) -> NDArray[np.float32]:

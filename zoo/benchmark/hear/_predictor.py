@@ -5,7 +5,7 @@ the others, and each is tested on its own. Source: heareval 2021.1.3 `prediction
 pytorch-lightning 1.6.5 does beneath it; `tests/golden/make_hear_predictions.py` records what they give.
 
 One at a time, all random numbers are the kit's: one stream of torch's for the whole stage, drawn from in its order, so
-that a training depends on those before it. Many at a time, predictors of one shape are one batched model, and each has
+that a training depends on those before it; dropout is that of torch 1.12 whatever the version here. Many at a time, predictors of one shape are one batched model, and each has
 a stream of its own: what is trained beside it does not matter.
 
 Shapes: N rows, D width, V labels, G predictors side by side, B rows of a batch, C hidden units, T frames of a file.
@@ -19,6 +19,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from functools import cache
 from itertools import pairwise, product
 from typing import Any
 from typing import Protocol as Interface
@@ -257,7 +258,7 @@ def stage(
         protocol: What the task prescribes.
         points: The grid.
         seed: Of all random numbers.
-        device: Where predictors are trained. One at a time, only the CPU of x86 machines draws the kit's dropout.
+        device: Where predictors are trained. One at a time, only the CPU draws the kit's dropout.
         many: Train predictors of one shape as one model, each with random numbers of its own.
         log: Takes a line for each predictor.
         progress: Takes how many trainings are done, a running one in part, and of how many.
@@ -401,6 +402,50 @@ def own_seed(seed: int, point: Point, partition: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{point}/{partition}".encode()).digest()[:4], "little")
 
 
+# The multiplicative generator MCG31m1 of Intel's Vector Statistics library, x -> MULTIPLIER x modulo MODULUS, from which
+# torch 1.12, where the kit's scores were made, draws dropout on the CPU (later versions do otherwise). A number is kept
+# where x / 2**31, rounded to a float32, is less than 0.9: then x is less than BOUND.
+MULTIPLIER, MODULUS, BOUND = 1_132_489_760, 2**31 - 1, 1_932_735_168
+BLOCK = 1 << 13  # as much as a cache holds
+
+
+@cache
+def _powers() -> tuple[npt.NDArray[np.uint64], int]:
+    """MULTIPLIER to the powers 0 to BLOCK - 1, and to that of BLOCK, modulo MODULUS."""
+    powers = [1]
+    for _ in range(BLOCK):
+        powers.append(powers[-1] * MULTIPLIER % MODULUS)
+    return np.array(powers[:-1], dtype=np.uint64), powers[-1]
+
+
+def _raw(generator: torch.Generator) -> int:
+    """The next 32 bits of a generator on the CPU: 31 of them, and what leaves which remainder by 3 with the last."""
+    state = generator.get_state()
+    low = int(torch.empty((), dtype=torch.int32).random_(generator=generator))
+    generator.set_state(state)
+    remainder = int(torch.empty((), dtype=torch.int32).random_(0, 3, generator=generator))
+    return low if low % 3 == remainder else low + 2**31
+
+
+def _keep(mask: Tensor, generator: torch.Generator) -> None:
+    """Sets a contiguous tensor to 1 where dropout keeps a number, and to 0 elsewhere; draws once."""
+    first = _raw(generator) % MODULUS or 1
+    powers, step = _powers()
+    values = mask.view(-1).numpy()
+    x, high = np.empty_like(powers), np.empty_like(powers)
+    for start in range(0, len(values), BLOCK):
+        out = values[start : start + BLOCK]
+        now, above = x[: len(out)], high[: len(out)]
+        np.multiply(powers[: len(out)], np.uint64(first), out=now)
+        np.right_shift(now, np.uint64(31), out=above)  # 2**31 is 1 modulo MODULUS
+        np.bitwise_and(now, np.uint64(MODULUS), out=now)
+        np.add(now, above, out=now)
+        np.subtract(now, np.uint64(MODULUS), out=above)  # of less than MODULUS this is huge
+        np.minimum(now, above, out=now)
+        np.less(now, np.uint64(BOUND), out=out, casting="unsafe")
+        first = first * step % MODULUS
+
+
 class _Model:
     """A predictor in training.
 
@@ -467,7 +512,10 @@ class _Stack:
         """What dropout multiplies hidden units (G, B, C) or (B, C) with."""
         kept = torch.empty(shape, device=self.state["0.bias"].device)
         for model, mask in zip(self.models, kept if len(shape) == 3 else kept[None]):
-            mask.bernoulli_(1 - DROPOUT, generator=model.dropout)
+            if mask.device.type == "cpu":
+                _keep(mask, model.dropout)
+            else:
+                mask.bernoulli_(1 - DROPOUT, generator=model.dropout)
         return kept.div_(1 - DROPOUT)
 
     def step(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:

@@ -28,6 +28,7 @@ from zoo.benchmark.hear._folder import Folder
 from zoo.benchmark.hear._frames import active
 from zoo.benchmark.metrics import Event
 from zoo.benchmark.objectives import Objective, duration_s, pooled
+from zoo.errors import InputError
 
 CHUNK_S = 4.0  # of a recording, in training and in tests
 
@@ -136,33 +137,38 @@ class Events(Objective):
         self.chosen = folder.postprocessing[0]
 
     def items(self, split: str, items: Mapping[str, Item]) -> dict[str, Item]:
-        """Parts of recordings; what is left at an end and too short for a frame is left out."""
+        """Parts of recordings; what is left at an end and too short for a frame is left out.
+
+        A recording whose length cannot be read stays whole, so that it is counted as one that cannot be used.
+        """
         if self.chunk_s is None:
             return dict(items)
         rate = self.upstream.sample_rate
-        size = round(self.chunk_s * rate)
+        size, least = round(self.chunk_s * rate), max(self.upstream.min_samples, self.hop)
         parts: dict[str, Item] = {}
         for name, item in items.items():
-            total = round(duration_s(item) * rate)
+            try:
+                total = round(duration_s(item) * rate)
+            except InputError:
+                parts[name] = item
+                continue
             for start in range(0, max(total, 1), size):
                 stop = min(start + size, total)
-                if not start or stop - start >= max(self.upstream.min_samples, 1):
+                if not start or stop - start >= least:
                     span = {"start_s": start / rate, "end_s": stop / rate}
                     parts[f"{name}#{start}-{stop}"] = {**item, "recording": name, **span}
         return parts
 
     def target(self, item: Item) -> Tensor:
-        """(T, V), 0 or 1, of as many frames as there may be."""
-        seconds = float(item["end_s"]) - float(item["start_s"]) if "end_s" in item else duration_s(item)
-        frames = math.ceil(seconds * self.upstream.sample_rate / self.hop) + 1
-        return active(item["events"], self._times_ms(item, frames), self.folder.labels)
+        """(T, V), 0 or 1, of as many frames as may count."""
+        return active(item["events"], self._times_ms(item, self._frames(item)), self.folder.labels)
 
     def check(self, split: str, item: Item) -> None:
         """Whatever a recording holds can be used."""
 
     def loss(self, module: nn.Module | None, y: Tensor, y_len: Tensor, targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """Of the logits (B, T, V), over valid frames the sum and over labels the mean."""
-        lengths = y_len.tolist()
+        lengths = [min(length, len(target)) for length, target in zip(y_len.tolist(), targets)]
         rows = torch.cat([row[:length] for row, length in zip(y.float(), lengths)])
         wanted = torch.cat([target[:length] for target, length in zip(targets, lengths)]).to(y.device)
         total = F.binary_cross_entropy_with_logits(rows, wanted, reduction="none").mean(1).sum()
@@ -170,7 +176,8 @@ class Events(Objective):
 
     def predict(self, y: Tensor, y_len: Tensor, items: Sequence[Item]) -> list[Any]:
         """Probabilities of the valid frames."""
-        return [row[:length].sigmoid().cpu() for row, length in zip(y.float(), y_len.tolist())]
+        lengths = [min(length, self._frames(item)) for length, item in zip(y_len.tolist(), items)]
+        return [row[:length].sigmoid().cpu() for row, length in zip(y.float(), lengths)]
 
     def metrics(self, split: str, predictions: Mapping[str, Any], items: Mapping[str, Item]) -> dict[str, float]:
         """Those of the folder; an F-measure of nothing found is 0, where the kit has no number.
@@ -201,6 +208,15 @@ class Events(Objective):
     def chance(self, items: Mapping[str, Item]) -> float:
         """The first metric of finding nothing."""
         return 1.0 if self.folder.metrics[0] in metrics.HEAR_LOWER else 0.0
+
+    def _frames(self, item: Item) -> int:
+        """As many as have their middle in an item.
+
+        An upstream may give more: of the padding, where it is not exact, or one in which the next part begins.
+        """
+        seconds = float(item["end_s"]) - float(item["start_s"]) if "end_s" in item else duration_s(item)
+        times_ms = self.upstream.times_ms(math.ceil(seconds * self.upstream.sample_rate / self.hop))
+        return max(1, int((times_ms < 1000.0 * seconds).sum()))
 
     def _times_ms(self, item: Item, frames: int) -> Tensor:
         """Middles of frames (T,) from the beginning of the recording on."""
