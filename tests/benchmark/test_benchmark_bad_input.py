@@ -256,7 +256,7 @@ REFUSED = {
     "hear: event": "run hear/event -o out --upstream fbank --data hear",
     "hear: audio of a fold": "run hear/fold -o out --upstream fbank --data hear",
     "hear: rate of the files": "run hear/rate -o out --upstream fbank --data hear",
-    "hear: a head": "run hear/sound -o out --upstream fbank --data hear --finetune",
+    "hear: fine-tuning": "run hear/sound -o out --upstream fbank --data hear --finetune",
     "corpus: no colon": hooked("corpus", "corpora"),
     "corpus: gives a list": hooked("corpus", f"{HERE}:corpus_list"),
     "corpus: its options": hooked("corpus", f"{HERE}:corpus_list", '{"colour": "red"}'),
