@@ -158,12 +158,13 @@ def test_parts_of_recordings() -> None:
     whole = {"a": recording(9.5, ("low", 0, 5000)), "b": recording(4.0), "c": recording(0.001)}
     parts = one.items("train", whole)
     assert list(parts) == ["a#0-64000", "a#64000-128000", "a#128000-152000", "b#0-64000", "c#0-16"]
-    assert [(part["start_s"], part["end_s"]) for part in parts.values()] == [
-        (0, 4),
-        (4, 8),
-        (8, 9.5),
-        (0, 4),
-        (0, 0.001),
+    # As much more is heard as a frame needs.
+    assert [(part["start_s"], part["part_s"], part["end_s"]) for part in parts.values()] == [
+        (0, 4, 4.025),
+        (4, 4, 8.025),
+        (8, 1.5, 9.5),
+        (0, 4, 4),
+        (0, 0.001, 0.001),
     ]
     assert [part["recording"] for part in parts.values()] == ["a", "a", "a", "b", "c"]
     assert all(part["events"] == whole[part["recording"]]["events"] for part in parts.values())
@@ -231,7 +232,7 @@ def test_loss_of_frames() -> None:
 
 
 def test_parts_are_joined() -> None:
-    """Events that go on in the next part are found whole, though the upstream gives no frame where parts meet."""
+    """Events that go on in the next part are found whole, also where the upstream gives no frame where parts meet."""
     names = ("event_onset_offset_50ms_20perc_fms", "event_onset_50ms_fms", "segment_1s_er")
     one = events(*names, postprocessing=[(250.0, 250.0)])
     whole = {
@@ -239,10 +240,12 @@ def test_parts_are_joined() -> None:
         "b": recording(5.0, ("low", 3900, 4950)),
     }
     parts = one.items("valid", whole)
-    found = {key: one.target(part)[: -1 if part["end_s"] in (4, 8) else None] for key, part in parts.items()}
-    assert len(found["a#0-64000"]) == 199
+    found = {key: one.target(part).float() for key, part in parts.items()}
+    assert [len(found[f"a#{span}"]) for span in ("0-64000", "64000-128000", "128000-152000")] == [200, 200, 75]
     perfect = one.metrics("valid", found, parts)
     assert perfect == {**dict.fromkeys(names[:2], 1.0), names[2]: 0.0, "median_filter_ms": 250.0, "min_duration": 250.0}
+    less = {key: row[:199] for key, row in found.items()}
+    assert one.metrics("valid", less, parts) == perfect
     backwards = dict(reversed(list(parts.items())))
     assert one.metrics("valid", found, backwards) == perfect
     lost = {key: row for key, row in found.items() if key != "a#64000-128000"}
@@ -344,7 +347,7 @@ def test_events(data: Path, tmp_path: Path) -> None:
     assert result.details["features"] == "frame store"
     assert len(result.details["layer_weights"]) == toys.STATES
     assert result.config["head"].endswith("FrameMLP") and result.config["objective_options"] == {"chunk_s": 4.0}
-    assert any("train 9 (28 s), valid 9 (28 s), test 9 (28 s)" in line for line in lines)
+    assert any("train 9 (29 s), valid 9 (29 s), test 9 (29 s)" in line for line in lines)
     assert {"hear_beeps-v1-full", "hear_beeps-v1-full.json"} == {path.name for path in tmp_path.iterdir()}
     whole = run("hear/beeps", data, tmp_path / "whole", objective_options={"chunk_s": None}, lines=lines)
     assert "train 3 (28 s), valid 3 (28 s), test 3 (28 s)" in lines[-2] + lines[-3] + lines[-4] + lines[-5]
