@@ -162,7 +162,7 @@ def alone(rows: dict[str, Rows], protocol: Protocol, trained: Trained) -> _predi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", ["multilabel", "maestro"])
 def test_many_at_a_time_are_as_one(name: str) -> None:
     rows, protocol = given(name)
     many = found(name, many=True)
