@@ -16,7 +16,7 @@ import zoo
 from zoo.benchmark._run import Options, Run, _Part
 from zoo.benchmark._task import select
 
-CLIPS, SECONDS, RATE, ROUNDS = 12, 5, 16_000, 3  # a fold of what ESC-50 is made of, and small
+CLIPS, SECONDS, RATE, ROUNDS = 24, 5, 16_000, 3  # a fold of what ESC-50 is made of, and small
 SHARE = 0.9  # of zoo.extract's throughput, at least
 
 
