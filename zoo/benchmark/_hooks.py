@@ -66,13 +66,13 @@ def call(hook: Callable[..., Any], what: str, /, *arguments: Any, **options: Any
     return hook(*arguments, **options)
 
 
-def takes(hook: Callable[..., Any], option: str) -> bool:
-    """Whether a hook has a keyword argument of this name."""
+def takes(hook: Callable[..., Any], option: str, *, named: bool = False) -> bool:
+    """Whether a hook has a keyword argument of this name; if it must be `named`, one that takes any does not count."""
     try:
         parameters = inspect.signature(hook).parameters
     except ValueError:
         return False
-    return option in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return option in parameters or (not named and any(one.kind is one.VAR_KEYWORD for one in parameters.values()))
 
 
 def options(text: str | Mapping[str, Any] | None, what: str) -> dict[str, Any]:

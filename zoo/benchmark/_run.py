@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 import platform
 import shutil
@@ -290,7 +289,7 @@ class Run:
             return _checked(found, _hooks.name(hook))
         root = self._root(self.task)
         folds = {} if fold is None else {"fold": fold}
-        rate = {"rate": self.upstream.sample_rate} if "rate" in inspect.signature(self.task.corpus).parameters else {}
+        rate = {"rate": self.upstream.sample_rate} if _hooks.takes(self.task.corpus, "rate", named=True) else {}
         return self.task.corpus(root, **{**self.recipe.corpus_options, **options, **folds, **rate})
 
     def _read(self, task: Task, options: Options) -> Task:
@@ -527,7 +526,7 @@ class _Part:
         recipe, options, upstream = run.recipe, run.options, run.upstream
         if options.finetune:  # each fold its own, or one would have seen what another is tested on
             upstream = copy.deepcopy(upstream).train()
-        told = {"upstream": upstream} if "upstream" in inspect.signature(run.task.objective).parameters else {}
+        told = {"upstream": upstream} if _hooks.takes(run.task.objective, "upstream", named=True) else {}
         self.objective: Objective = run.task.objective(corpus, upstream.hop_length, **told, **recipe.objective_options)
         audio = Audio(recipe, upstream, options.seed)
         names = [name for name, items in corpus.items() if any(_is_audio(item) for item in items.values())]

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+from torch import Tensor
+
 from zoo.benchmark import metrics
 from zoo.benchmark._task import Corpus, Item
 from zoo.benchmark.metrics import Event
@@ -81,6 +84,12 @@ class Folder:
             valid = self.folds[(i + 1) % count]
             found.append((tuple(fold for fold in self.folds if fold not in (test, valid)), valid, test))
         return tuple(found)
+
+    def target(self, item: Item) -> Tensor:
+        """(V,) fp32, 1 for each of a clip's labels."""
+        target = torch.zeros(len(self.labels))
+        target[[self.labels.index(label) for label in item["labels"]]] = 1
+        return target
 
 
 def within(data: Path) -> dict[str, Path]:

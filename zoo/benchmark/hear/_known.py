@@ -1,8 +1,7 @@
 """The twenty folders of HEAR 2021 as data; what a folder on disk says goes before.
 
 Facts: hearbenchmark.com (tasks), hearpreprocess 2021.1.1 (splits, lengths, metrics); counts that neither states follow
-from how it splits, or are None. The MAESTRO archive may have 88 labels. Licences: as the pages of the corpora state
-them; of Mridangam as mirdata does.
+from how it splits, or are None. Licences: as the pages of the corpora state them; of Mridangam as mirdata does.
 """
 
 from __future__ import annotations
@@ -24,13 +23,11 @@ class Known:
         title: for people.
         folder: what its metadata say; without labels, which are in the archive.
         layout: what the archive holds.
-        labels: how many.
     """
 
     title: str
     folder: Folder
     layout: Layout
-    labels: int
 
 
 def unread(name: str) -> Folder:
@@ -70,34 +67,34 @@ METRICS = {
 }
 NC3, BY3, BY4 = "CC BY-NC 3.0", "CC BY 3.0", "CC BY 4.0"
 
-# Folder | title | kind, split, seconds of a clip, labels | clips of each split, or ? | first metric | licence of audio
+# Folder | title | kind, split, seconds of a clip | clips of each split, or ? | first metric | licence of audio
 _TABLE = f"""
-dcase2016_task2-hear2021-full | DCASE 2016 task 2 | E L TVT 120 11 | 44 14 14 | event_onset_200ms_fms | {BY3} and {BY4}
-nsynth_pitch-v2.2.3-5h | NSynth pitch, 5 h | S C TVT 4 88 | 4000 500 500 | pitch_acc | {BY4}
-nsynth_pitch-v2.2.3-50h | NSynth pitch, 50 h | S C TVT 4 88 | 40000 5000 4060 | pitch_acc | {BY4}
-speech_commands-v0.0.2-5h | Speech Commands, 5 h | S C TVT 1 12 | 16000 2000 4890 | top1_acc alone | {BY4}
-speech_commands-v0.0.2-full | Speech Commands, full | S C TVT 1 12 | ? ? 4890 | top1_acc alone | {BY4}
-beehive_states_fold0-v2-full | Beehive States, fold 0 | S C TVT 600 2 | 256 32 288 | aucroc | {BY4}
-beehive_states_fold1-v2-full | Beehive States, fold 1 | S C TVT 600 2 | 256 32 288 | aucroc | {BY4}
-beijing_opera-v1.0-hear2021-full | Beijing Opera | S C new 4.77 4 | 48 47 47 47 47 | top1_acc | {BY4}
-tfds_crema_d-1.0.0-full | CREMA-D | S C new 5 6 | 1488 1488 1488 1487 1487 | top1_acc | ODbL 1.0
-esc50-v2.0.0-full | ESC-50 | S C given 5 50 | 400 400 400 400 400 | top1_acc | {NC3}
-fsd50k-v1.0-full | FSD50K | S L TVT 0 200 | ? ? 10231 | mAP | {BY4} as a whole
-gunshot_triangulation-v1.0-full | Gunshot Triangulation | S C new 1.5 4 | 16 12 12 12 12 12 12 | top1_acc |
-tfds_gtzan-1.0.0-full | GTZAN Genre | S C new 30 10 | {"100 " * 10}| top1_acc |
-tfds_gtzan_music_speech-1.0.0-full | GTZAN Music/Speech | S C new 30 2 | {"13 " * 8}12 12 | top1_acc |
-libricount-v1.0.0-hear2021-full | LibriCount | S C new 5 11 | 1144 1144 1144 1144 1144 | top1_acc | {BY4}
-maestro-v3.0.0-5h | MAESTRO, 5 h | E L new 120 87 | 37 37 37 37 37 | event_onset_50ms_fms | CC BY-NC-SA 4.0
-mridangam_stroke-v1.5-full | Mridangam Stroke | S C new 0.81 10 | 1396 1396 1395 1395 1395 | top1_acc | {BY3}
-mridangam_tonic-v1.5-full | Mridangam Tonic | S C new 0.81 6 | 1396 1396 1395 1395 1395 | top1_acc | {BY3}
-vocal_imitation-v1.1.3-full | Vocal Imitation | S C new 11.26 302 | 1867 1867 1867 | mAP |
-vox_lingua_top10-hear2021-full | VoxLingua107, top 10 | S C new 18.64 10 | 195 195 194 194 194 | top1_acc | {BY4}
+dcase2016_task2-hear2021-full | DCASE 2016 task 2 | E L TVT 120 | 44 14 14 | event_onset_200ms_fms | {BY3} and {BY4}
+nsynth_pitch-v2.2.3-5h | NSynth pitch, 5 h | S C TVT 4 | 4000 500 500 | pitch_acc | {BY4}
+nsynth_pitch-v2.2.3-50h | NSynth pitch, 50 h | S C TVT 4 | 40000 5000 4060 | pitch_acc | {BY4}
+speech_commands-v0.0.2-5h | Speech Commands, 5 h | S C TVT 1 | 16000 2000 4890 | top1_acc alone | {BY4}
+speech_commands-v0.0.2-full | Speech Commands, full | S C TVT 1 | ? ? 4890 | top1_acc alone | {BY4}
+beehive_states_fold0-v2-full | Beehive States, fold 0 | S C TVT 600 | 256 32 288 | aucroc | {BY4}
+beehive_states_fold1-v2-full | Beehive States, fold 1 | S C TVT 600 | 256 32 288 | aucroc | {BY4}
+beijing_opera-v1.0-hear2021-full | Beijing Opera | S C new 4.77 | 48 47 47 47 47 | top1_acc | {BY4}
+tfds_crema_d-1.0.0-full | CREMA-D | S C new 5 | 1488 1488 1488 1487 1487 | top1_acc | ODbL 1.0
+esc50-v2.0.0-full | ESC-50 | S C given 5 | 400 400 400 400 400 | top1_acc | {NC3}
+fsd50k-v1.0-full | FSD50K | S L TVT 0 | ? ? 10231 | mAP | {BY4} as a whole
+gunshot_triangulation-v1.0-full | Gunshot Triangulation | S C new 1.5 | 16 12 12 12 12 12 12 | top1_acc |
+tfds_gtzan-1.0.0-full | GTZAN Genre | S C new 30 | {"100 " * 10}| top1_acc |
+tfds_gtzan_music_speech-1.0.0-full | GTZAN Music/Speech | S C new 30 | {"13 " * 8}12 12 | top1_acc |
+libricount-v1.0.0-hear2021-full | LibriCount | S C new 5 | 1144 1144 1144 1144 1144 | top1_acc | {BY4}
+maestro-v3.0.0-5h | MAESTRO, 5 h | E L new 120 | 37 37 37 37 37 | event_onset_50ms_fms | CC BY-NC-SA 4.0
+mridangam_stroke-v1.5-full | Mridangam Stroke | S C new 0.81 | 1396 1396 1395 1395 1395 | top1_acc | {BY3}
+mridangam_tonic-v1.5-full | Mridangam Tonic | S C new 0.81 | 1396 1396 1395 1395 1395 | top1_acc | {BY3}
+vocal_imitation-v1.1.3-full | Vocal Imitation | S C new 11.26 | 1867 1867 1867 | mAP |
+vox_lingua_top10-hear2021-full | VoxLingua107, top 10 | S C new 18.64 | 195 195 194 194 194 | top1_acc | {BY4}
 """
 
 
 def _known(row: str) -> Known:
     name, title, facts, clips, metric, licence = (cell.strip() for cell in row.split("|"))
-    embedding, prediction, mode, seconds, labels = facts.split()
+    embedding, prediction, mode, seconds = facts.split()
     counts = [None if count == "?" else int(count) for count in clips.split()]
     splits = ("train", "valid", "test") if mode == "TVT" else tuple(f"fold{i:02}" for i in range(len(counts)))
     folder = Folder(
@@ -111,7 +108,7 @@ def _known(row: str) -> Known:
         metrics=METRICS[metric],
     )
     official = layout(folder, counts, ARCHIVE.format(name, name), licence or "as its authors say")
-    return Known(title, folder, official, int(labels))
+    return Known(title, folder, official)
 
 
 FOLDERS = {known.folder.name: known for known in map(_known, _TABLE.strip().splitlines())}

@@ -22,7 +22,7 @@ from zoo.benchmark._task import Given, Outcome
 from zoo.benchmark.hear import _predictor
 from zoo.benchmark.hear._folder import Folder
 from zoo.benchmark.hear._frames import active
-from zoo.benchmark.hear._predictor import GRID, Protocol, Rows
+from zoo.benchmark.hear._predictor import GRID, Protocol, Rows, Trained
 from zoo.benchmark.metrics import Event
 
 SEED = 42  # of the kit
@@ -65,14 +65,14 @@ def procedure(given: Given, *, folder: Folder) -> Outcome:
     points = GRID
     if given.learning_rate is not None:
         points = tuple(dict.fromkeys(replace(point, learning_rate=given.learning_rate) for point in GRID))
-    partitions = folder.partitions
+    partitions, many = folder.partitions, given.device.type == "cuda"
     found = _predictor.stage(
         _rows(given, folder),
         _protocol(folder),
         points=points,
         seed=SEED + given.seed,
         device=given.device,
-        many=given.device.type == "cuda",
+        many=many,
         max_steps=given.steps,
         saved=Saved(given.folder),
         log=given.log,
@@ -86,19 +86,15 @@ def procedure(given: Given, *, folder: Folder) -> Outcome:
         config = {"folder": asdict(folder), "point": one.trained.point.as_dict(), "valid": valid, "test": test}
         place = given.folder / test if len(found.tested) > 1 else given.folder
         _files.write_state(place / "head.safetensors", one.trained.state, {"config": config})
-    tried = [one.record() for one in found.tried]
     chosen = {
-        "grid": [{name: record[name] for name in KEPT} for record in tried],
+        "grid": [_kept(one) for one in found.tried],
         "winner": found.winner,
         "partitions": [
-            {
-                "splits": {"train": list(train), "valid": valid, "test": test},
-                **{name: one.trained.record()[name] for name in KEPT},
-            }
+            {"splits": {"train": list(train), "valid": valid, "test": test}, **_kept(one.trained)}
             for one, (train, valid, test) in zip(found.tested, partitions)
         ],
         "deviation": {name: found.deviation(name) for name in names},
-        "many_at_a_time": given.device.type == "cuda",
+        "many_at_a_time": many,
     }
     curve = [
         {"partition": one.partition, **one.point.as_dict(), "epoch": epoch, "loss": loss, "valid": value}
@@ -112,6 +108,12 @@ def procedure(given: Given, *, folder: Folder) -> Outcome:
         curve=curve,
         config=chosen,
     )
+
+
+def _kept(trained: Trained) -> dict[str, Any]:
+    """What a result says of a training."""
+    record = trained.record()
+    return {name: record[name] for name in KEPT}
 
 
 def _protocol(folder: Folder) -> Protocol:
@@ -142,10 +144,8 @@ def _rows(given: Given, folder: Folder) -> dict[str, Rows]:
         if folder.event:
             found[split] = _frames(given, folder, {key: (embeddings[key], items[key]["events"]) for key in files})
         else:
-            targets = torch.zeros(len(files), len(folder.labels))
-            for row, key in zip(targets, files):
-                row[[folder.labels.index(label) for label in items[key]["labels"]]] = 1
-            found[split] = Rows(torch.cat([embeddings[key] for key in files]), targets)
+            targets = [folder.target(items[key]) for key in files]
+            found[split] = Rows(torch.cat([embeddings[key] for key in files]), torch.stack(targets))
     return found
 
 

@@ -70,9 +70,7 @@ class Scenes(Objective):
 
     def target(self, item: Item) -> Tensor:
         """(V,), 0 or 1."""
-        target = torch.zeros(self.output_size)
-        target[[self.folder.labels.index(label) for label in item["labels"]]] = 1
-        return target
+        return self.folder.target(item)
 
     def loss(self, module: nn.Module | None, y: Tensor, y_len: Tensor, targets: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """Of the logits (B, V), over labels the mean; of frames (B, T, V) their mean is taken first."""
